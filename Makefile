@@ -1,0 +1,34 @@
+# Each target sets up what it needs: a virtual environment in .venv, with plain torch from the package registry.
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= runs/quickstart
+BIN    := $(VENV)/bin
+
+.PHONY: quickstart test test-slow lint bench clean
+
+quickstart: $(VENV)/.installed-host   ## teacher → student → ONNX → images → profile → report, on a CPU, in minutes
+	$(BIN)/edgedit quickstart --out $(OUT)
+
+test: $(VENV)/.installed-dev          ## what CI runs
+	$(BIN)/ruff check edgedit tests benchmarks
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev     ## everything that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check edgedit tests benchmarks
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev         ## every benchmark, one after another; each prints one JSON object
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+clean:                                ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -1,0 +1,85 @@
+"""Student weights on disk: safetensors with the spec and facts of the training in its metadata. Loading runs no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgedit.core.artifact import Artifact, open_artifact, write_atomic
+from edgedit.core.errors import ArtifactError, NumericsError
+from edgedit.core.spec import DiTSpec
+from edgedit.model.dit import DiT
+
+FORMAT = "edgedit-dit-1"
+KIND = "student"
+WEIGHTS = "student.safetensors"
+"""EMA weights of a training run: what is exported and shown."""
+
+
+def save_weights(file: str | Path, spec: DiTSpec, weights: dict[str, Tensor], info: dict[str, Any] | None = None) -> None:
+    """Write weights atomically.
+
+    Args:
+        file: target `.safetensors`.
+        spec: sizes, stored in the metadata.
+        weights: state dict of `DiT`.
+        info: JSON values stored beside the spec (training settings, step, ema_decay …).
+    """
+    from safetensors.torch import save
+
+    metadata = {"format": FORMAT, "spec": json.dumps(spec.to_dict()), "info": json.dumps(info or {})}
+    write_atomic(file, save({k: v.detach().cpu().contiguous() for k, v in weights.items()}, metadata))
+
+
+def load_weights(file: str | Path) -> tuple[DiTSpec, dict[str, Tensor], dict[str, Any]]:
+    """Read weights: (spec, state dict, info).
+
+    Raises:
+        ArtifactError: not safetensors, truncated, not of this format, or tensors that do not fit the spec.
+        NumericsError: NaN or infinity in a tensor.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(file)
+    try:
+        with safe_open(file, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+        if metadata.get("format") != FORMAT:
+            raise ArtifactError(f"{file} holds no DiT-Nano weights", saw=f"format {metadata.get('format')!r}, needed {FORMAT!r}")
+        spec, info = DiTSpec.from_dict(json.loads(metadata["spec"])), json.loads(metadata["info"])
+    except FileNotFoundError:
+        raise ArtifactError(f"{file} is not there") from None
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise ArtifactError(f"{file} cannot be read as weights", saw=error, fix="copy it again from its source") from error
+    with torch.device("meta"):
+        expected = {name: tuple(t.shape) for name, t in DiT(spec).state_dict().items()}
+    seen = {name: tuple(t.shape) for name, t in weights.items()}
+    if seen != expected:
+        wrong = sorted(n for n in seen.keys() | expected.keys() if seen.get(n) != expected.get(n))
+        raise ArtifactError(f"{file}: tensors do not fit the design {spec.label}",
+                            saw=f"{wrong[0]}: {seen.get(wrong[0])}, needed {expected.get(wrong[0])}")
+    check_finite(weights, str(file))
+    return spec, weights, info
+
+
+def check_finite(weights: dict[str, Tensor], where: str) -> None:
+    """Raise NumericsError naming the first tensor that holds NaN or infinity."""
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise NumericsError(f"{where}: '{name}' is not finite", saw=f"{bad} of {tensor.numel()} values are NaN or infinite",
+                                fix="train again from the last good checkpoint, with a lower learning rate")
+
+
+def load_student(path: str | Path) -> tuple[DiT, Artifact, dict[str, Any]]:
+    """Open a training run's folder: (model with EMA weights in eval mode, artifact, info)."""
+    artifact = open_artifact(path, KIND, fix="edgedit train --pairs PAIRS --out FOLDER makes one")
+    spec, weights, info = load_weights(artifact.file(WEIGHTS))
+    model = DiT(spec)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False), artifact, info
