@@ -206,14 +206,14 @@ def create(out: str | Path, kind: str, *, replace: bool = True) -> Iterator[Draf
     """Write a new artifact: `with create(out, "bundle") as draft: draft.write("model.onnx", data)`.
 
     Everything goes to a temporary sibling of `out`; when the block ends well, files are hashed and fsynced, the manifest is
-    written, and the folder takes the name `out` (an artifact that was there is replaced if `replace`, anything else never
-    is). When it raises, the sibling is removed and `out` is as before. Afterwards `draft.manifest` is set.
+    written, and the folder takes the name `out` (an artifact of the same kind that was there is replaced if `replace`,
+    anything else never is). When it raises, the sibling is removed and `out` is as before. Afterwards `draft.manifest` is set.
 
     Raises:
         OutputError: `out` cannot be written, is full, or holds something that is not an artifact.
     """
     target = Path(out)
-    check_output(target, replace=replace)
+    check_output(target, replace=replace, kind=kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -260,8 +260,11 @@ def write_atomic(file: str | Path, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(target: Path, *, replace: bool = True) -> None:
-    """Raise OutputError before any work when `target` could not be written at the end."""
+def check_output(target: Path, *, replace: bool = True, kind: str | None = None) -> None:
+    """Raise OutputError before any work when `target` could not be written at the end.
+
+    With `kind`, an artifact of another kind that lies there counts as something in the way.
+    """
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file; an artifact is a folder", fix="choose another --out")
     if target.is_dir() and any(target.iterdir()):
@@ -270,9 +273,19 @@ def check_output(target: Path, *, replace: bool = True) -> None:
                               saw=sorted(p.name for p in target.iterdir())[:5], fix="choose another --out, or empty it")
         if not replace:
             raise OutputError(f"{target} already holds an artifact", fix="choose another --out, or remove it")
+        if kind is not None and (there := _kind_of(target)) not in (kind, None):
+            raise OutputError(f"{target} holds an artifact of kind '{there}'; a {kind} does not replace it", fix="choose another --out")
     parent = next(p for p in [target, *target.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{target} cannot be written", saw=f"no permission in {parent}", fix="choose another --out")
+
+
+def _kind_of(folder: Path) -> str | None:
+    """Kind of the artifact in a folder; None when its manifest cannot be read."""
+    try:
+        return read_manifest(folder).kind
+    except ArtifactError:
+        return None
 
 
 def output_error(target: Path, error: OSError) -> OutputError:

@@ -124,6 +124,13 @@ def test_foreign_files_are_never_replaced(tmp_path: Path) -> None:
         pass
 
 
+def test_an_artifact_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "a", "pairs")
+    with pytest.raises(OutputError, match="of kind 'pairs'"), create(tmp_path / "a", "bundle"):
+        pass
+    assert open_artifact(tmp_path / "a").manifest.kind == "pairs"
+
+
 def test_write_atomic_keeps_the_old_file_on_error(tmp_path: Path) -> None:
     write_atomic(tmp_path / "x", "old")
     with pytest.raises(EdgeditError):
