@@ -1,0 +1,194 @@
+"""Verbs of the host: pairs, train, export, compare, quickstart. They need `pip install 'edgedit[host]'`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgedit.cli.console import Console, duration
+from edgedit.cli.options import Config, Json, Out, Sets
+from edgedit.core.errors import MissingError
+
+
+def need_host(*packages: str) -> None:
+    """Raise MissingError, naming the extra, unless `packages` can be imported."""
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise MissingError(f"this command needs {', '.join(missing)}", saw="the base installation, which is the device side",
+                           fix="pip install 'edgedit[host]'")
+
+
+def pairs(
+    out: Out,
+    teacher: Annotated[str, typer.Option(help="ideal: the exact optimal denoiser of the data set; needs no weights.")] = "ideal",
+    data: Annotated[str, typer.Option(help="digits, cifar10 (downloaded), a CIFAR-10 folder or archive, or a folder of images by "
+                                           "class.")] = "digits",
+    count: Annotated[int, typer.Option(min=1, help="Pairs in the set.")] = 4096,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    image: Annotated[int | None, typer.Option(min=4, help="Side of the images; the data set's own by default (digits: 16).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by the number of cores when not given.")] = None,
+    sets: Sets = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Let a teacher turn noise into images, and keep the pairs.
+
+    A deterministic EDM Heun sampler (18 steps, 35 evaluations) runs the teacher from noise to an image. Shards of uint8
+    images and labels are kept; noise is remade from its seed, so a CIFAR-10 pair costs 3.07 KB. Killed half-way, the same
+    command goes on, and the result is the same to the byte.
+
+    Example: edgedit pairs --teacher ideal --data cifar10 --count 20000 --out runs/pairs
+    """
+    need_host("torch", "sklearn")
+    from edgedit.core.settings import resolve
+    from edgedit.teach.pairs import PairSettings, make_pairs
+
+    options = {"teacher": teacher, "data": data, "count": count, "seed": seed, "image": image, "workers": workers}
+    with Console(json) as ui:
+        manifest = make_pairs(out, resolve(PairSettings, config=config, sets=sets or (), options=options), say=ui)
+        info = manifest.info
+        ui.done(f"{out}: {info['count']:,} pairs of {info['image']}×{info['image']} images from {info['label']}",
+                following=f"edgedit train --pairs {out} --out runs/student", data={"out": str(out), "digest": manifest.digest, **info})
+
+
+def train(
+    pairs: Annotated[Path, typer.Option(help="Folder made by `edgedit pairs`.")],
+    out: Out,
+    preset: Annotated[str | None, typer.Option(help="dit-nano-0.42m, dit-nano-2.2m, dit-nano-5m, their -wide and -deep kin (all "
+                                                    "rows of the paper's Table 6), digits.")] = None,
+    loss: Annotated[str | None, typer.Option(help="lpips (the paper's best), l1, l2.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; overrides epochs.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the pairs (paper: 100).")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step (paper: 256).")] = None,
+    lpips_weights: Annotated[Path | None, typer.Option(help="ImageNet weights of the LPIPS trunk, torchvision's state dict, "
+                                                            "where they cannot be downloaded.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from another student's weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = None,
+    sets: Sets = None,
+    config: Config = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what --out holds and begin anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how long it would take.")] = False,
+    json: Json = False,
+) -> None:
+    """Distil a one-step DiT-Nano from teacher pairs.
+
+    The defaults are the paper's setup: AdamW, rate 1e-4, weight decay 0.01, batch 256, EMA 0.9999, 100 epochs, label
+    dropout 0.1, LPIPS. Ctrl-C and SIGTERM save; the same command goes on exactly where it stopped; more --steps train
+    further. Settings: defaults < --preset < --config < --set < options.
+
+    Example: edgedit train --preset dit-nano-0.42m --pairs runs/pairs --out runs/student --loss l1 --set optimizer.lr=2e-4
+    """
+    need_host("torch", "safetensors")
+    from edgedit.core.settings import resolve
+    from edgedit.distill.dryrun import plan
+    from edgedit.distill.loop import train as train_stage
+    from edgedit.distill.settings import TrainSettings
+    from edgedit.distill.settings import preset as preset_settings
+
+    options = {"loss.name": loss, "steps": steps, "epochs": epochs, "batch": batch, "device": device,
+               "loss.lpips.weights": str(lpips_weights) if lpips_weights else None}
+    settings = resolve(TrainSettings, base=preset_settings(preset) if preset else None, config=config, sets=sets or (),
+                       options=options)
+    with Console(json) as ui:
+        if dry_run:
+            facts = plan(pairs, settings)
+            ui.done("\n".join(f"{key}: {value}" for key, value in facts.items()), data=facts,
+                    following="the same command without --dry-run")
+            return
+        manifest = train_stage(pairs, out, settings, say=ui, init=init, restart=restart)
+        info = manifest.info
+        ui.done(f"{out}: {info['label']} of {info['parameters']:,} parameters, {info['images_seen']:,} images in "
+                f"{duration(info['wall_s'])}, loss {info['final_loss']:.4f}",
+                following=f"edgedit export {out} --out runs/bundle", data={"out": str(out), "digest": manifest.digest, **info})
+
+
+def export(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Folder made by `edgedit train`.")],
+    out: Out,
+    precision: Annotated[str | None, typer.Option(help="fp32, or fp16: typed in the graph, LayerNormalization kept in fp32.")] = None,
+    attention: Annotated[str | None, typer.Option(help="pattern: MatMul–Softmax–MatMul that TensorRT fuses; onnx: the Attention "
+                                                       "operator (opset 23); ort: ONNX Runtime's fused operator.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a run (default 128).")] = None,
+    dynamic: Annotated[bool | None, typer.Option("--dynamic/--fixed", help="Take any batch, or --batch only (default).")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance inside the graph (paper: 1.5); 1.0 is "
+                                                               "none and costs half.")] = None,
+    sets: Sets = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Turn a student into an ONNX bundle with fused attention.
+
+    Conditioning is folded into a table (24–41 % fewer parameters, exactly), guidance and uint8 conversion go into the graph,
+    head sizes that no kernel fuses are padded. Every block is checked against TensorRT's fusion conditions.
+
+    Example: edgedit export runs/student --out runs/bundle --precision fp16 --attention pattern --batch 128
+    """
+    need_host("torch", "onnx", "safetensors")
+    from edgedit.core.settings import resolve
+    from edgedit.export.bundle import ExportSettings
+    from edgedit.export.bundle import export as export_stage
+
+    options = {"precision": precision, "attention": attention, "batch": batch, "dynamic": dynamic, "guidance_scale": guidance}
+    with Console(json) as ui:
+        manifest = export_stage(student, out, resolve(ExportSettings, config=config, sets=sets or (), options=options), say=ui)
+        info, size = manifest.info, manifest.files["model.onnx"]["bytes"]
+        ui.done(f"{out}: {info['label']} {manifest.settings['precision']} {manifest.settings['attention']}, "
+                f"{info['deployed_parameters']:,} deployed parameters, {size / 1e6:.2f} MB",
+                following=f"edgedit generate {out} --count 64 --all-classes --out samples.png",
+                data={"out": str(out), "digest": manifest.digest, "settings": manifest.settings, **info})
+
+
+def compare(
+    paths: Annotated[list[Path], typer.Argument(metavar="STUDENT BUNDLE…", help="A student, then the bundles made from it.")],
+    out: Annotated[Path | None, typer.Option(help="Keep the ladder in this folder, for the report.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images compared, balanced over the classes.")] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """How far each step from training to deployment moves the images: the parity ladder.
+
+    The same seeds and classes through float64, float32, the folded form, and every bundle: largest and mean error, PSNR,
+    share of changed uint8 pixels.
+
+    Example: edgedit compare runs/student runs/bundle-fp32 runs/bundle-fp16 --out runs/parity
+    """
+    need_host("torch", "safetensors")
+    from edgedit.cli.ladder import compare_forms
+
+    with Console(json) as ui:
+        parity = compare_forms(paths[0], paths[1:], out, images=images, seed=seed, say=ui)
+        rows = [f"{'':<52} {'largest':>9} {'mean':>9} {'PSNR dB':>8} {'changed':>9} {'levels':>6}", f"against {parity['reference']}:"]
+        for rung in parity["rungs"]:
+            if rung["against"] != parity["reference"]:
+                continue
+            psnr = "equal" if rung["psnr_db"] is None else f"{rung['psnr_db']:.1f}"
+            rows.append(f"{rung['name']:<52} {rung['max_abs']:>9.2e} {rung['mean_abs']:>9.2e} {psnr:>8} "
+                        f"{rung['changed_pixels_percent']:>8.4f}% {rung['max_levels']:>6}  {rung['verdict']} {rung['note']}".rstrip())
+        ui.done("\n".join(rows), following=f"edgedit profile {paths[-1]} --images 50000 --batch 128 --out runs/record", data=parity)
+    if not parity["ok"]:
+        raise typer.Exit(1)
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/quickstart"),
+    data: Annotated[str, typer.Option(help="digits (comes with scikit-learn, offline), cifar10 (downloaded), or a path: a CIFAR-10 "
+                                           "folder or archive, a folder of images by class.")] = "digits",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the preset's by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Everything once, on a CPU, in minutes: teacher pairs, training, ONNX, parity, images, profile, report.
+
+    Run again, it goes on where it stopped. Each step is a verb of its own; the commands are printed as they run.
+
+    Example: edgedit quickstart --data path/to/cifar-10-batches-py --out runs/cifar
+    """
+    need_host("torch", "onnx", "onnxruntime", "safetensors", "sklearn")
+    from edgedit.cli.quickstart import run
+
+    with Console(json) as ui:
+        made = run(out, data=data, steps=steps, ui=ui)
+        ui.done(f"pictures: {made['samples']}\nreport:   {made['report']}", following=f"edgedit show {made['record']}", data=made)

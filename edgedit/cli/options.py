@@ -1,0 +1,19 @@
+"""Options that several verbs share, with their help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts; progress stays on stderr.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted name; repeatable.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="TOML", help="Settings from a file; --set and options win over it.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the noise. Image i of a seed is the same everywhere.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write. The same command again resumes, or returns at once.")]
+BundleDir = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder made by `edgedit export`.")]
+Runtime = Annotated[str, typer.Option("--runtime", help="auto, ort (ONNX Runtime).")]
+Provider = Annotated[str | None, typer.Option("--provider", help="ONNX Runtime's provider: cpu, cuda, tensorrt.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads inside one run; the runtime's choice by default.")]
+Fallback = Annotated[bool, typer.Option("--fallback", help="Let another provider run what the chosen one cannot; else an error.")]

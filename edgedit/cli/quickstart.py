@@ -1,0 +1,82 @@
+"""`edgedit quickstart`: the other verbs, one after another, with sizes that a CPU finishes in minutes."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from edgedit.cli.console import Console, duration
+
+DIGITS = {
+    "pairs": ["--count", "24000", "--image", "16"],
+    "train": ["--preset", "digits"],
+    "profile": ["--images", "50000"],
+}
+"""A student of 16×16 digits learns to draw them in about two minutes on two cores."""
+
+CIFAR = {
+    "pairs": ["--count", "1024"],
+    "train": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "150", "--set", "optimizer.lr=1e-3",
+              "--set", "optimizer.schedule=cosine"],
+    "profile": ["--images", "2560"],
+}
+"""The same path on 32×32 colour images: it shows the way, not good pictures, which take hours of training."""
+
+
+def commands(out: Path, data: str, steps: int | None) -> list[tuple[str, list[str]]]:
+    """(stage, arguments) of every command, in order."""
+    size = DIGITS if data == "digits" else CIFAR
+    pairs, student, fp32, fp16 = (str(out / name) for name in ("pairs", "student", "bundle-fp32", "bundle-fp16"))
+    parity, record = str(out / "parity"), str(out / "record")
+    length = ["--steps", str(steps)] if steps else []
+    return [
+        ("pairs", ["pairs", "--teacher", "ideal", "--data", data, *size["pairs"], "--out", pairs]),
+        ("train", ["train", "--pairs", pairs, *size["train"], *length, "--out", student]),
+        ("export", ["export", student, "--out", fp32, "--precision", "fp32", "--attention", "ort", "--batch", "128"]),
+        ("export fp16", ["export", student, "--out", fp16, "--precision", "fp16", "--attention", "pattern", "--batch", "128"]),
+        ("compare", ["compare", student, fp32, fp16, "--images", "128", "--out", parity]),
+        ("generate", ["generate", fp32, "--count", "100", "--all-classes", "--out", str(out / "samples.png")]),
+        ("profile", ["profile", fp32, *size["profile"], "--out", record]),
+        ("report", ["report", record, parity, student, "--out", str(out / "report.html")]),
+    ]
+
+
+def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, Any]:
+    """Run all commands, each in a process of its own, as a user would; returns the paths made and the seconds of each stage.
+
+    Args:
+        out: folder for everything.
+        data: as for `edgedit pairs --data`.
+        steps: training steps, or None for the preset's.
+        ui: where to say what is being done.
+
+    Raises:
+        SystemExit: a command failed, with its exit status; it has said why.
+    """
+    seconds: dict[str, float] = {}
+    for stage, arguments in commands(out, data, steps):
+        ui.note(f"\n$ edgedit {shlex.join(arguments)}")
+        start = time.monotonic()
+        status = _run([sys.executable, "-m", "edgedit", *arguments])
+        if status:
+            ui.note(f"quickstart stopped at '{stage}'; the same command goes on from there")
+            raise SystemExit(status)
+        seconds[stage] = round(time.monotonic() - start, 2)
+    ui.note("\n" + "\n".join(f"{stage:<12} {duration(s):>12}" for stage, s in seconds.items())
+            + f"\n{'together':<12} {duration(sum(seconds.values())):>12}")
+    names = {"pairs": "pairs", "student": "student", "bundle": "bundle-fp32", "parity": "parity", "record": "record",
+             "samples": "samples.png", "report": "report.html"}
+    return {"seconds": seconds, **{key: str(out / name) for key, name in names.items()}}
+
+
+def _run(command: list[str]) -> int:
+    """Exit status of a command whose output goes to stderr; on Ctrl-C it is given time to save."""
+    with subprocess.Popen(command, stdout=sys.stderr) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return process.wait() or 130
