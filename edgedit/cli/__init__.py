@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -37,11 +38,10 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
     pass
 
 
-for _verb, _function in {
-    "quickstart": host.quickstart, "doctor": board.doctor, "pairs": host.pairs, "train": host.train, "export": host.export,
-    "compare": host.compare, "generate": board.generate, "profile": board.profile, "report": board.report, "show": board.show,
-}.items():
-    app.command(_verb)(_function)
+_VERBS: list[Callable[..., None]] = [host.quickstart, board.doctor, host.pairs, host.train, host.export, host.compare,
+                                     board.generate, board.profile, board.report, board.show]
+for _verb in _VERBS:
+    app.command()(_verb)
 
 
 def main(arguments: list[str] | None = None) -> None:

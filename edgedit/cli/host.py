@@ -146,7 +146,7 @@ def compare(
     paths: Annotated[list[Path], typer.Argument(metavar="STUDENT BUNDLE…", help="A student, then the bundles made from it.")],
     out: Annotated[Path | None, typer.Option(help="Keep the ladder in this folder, for the report.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images compared, balanced over the classes.")] = 64,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     json: Json = False,
 ) -> None:
     """How far each step from training to deployment moves the images: the parity ladder.

@@ -63,7 +63,8 @@ class PairSet:
     def open(cls, path: str | Path, *, verify: bool = True) -> PairSet:
         """Open and check a folder of pairs; `verify=False` skips the hashes (sizes, dtypes and shapes are always checked)."""
         pairs = cls(open_artifact(path, KIND, verify=verify, fix=MAKE))
-        if sum(len(x) for x in pairs._images) != pairs.count or any(len(a) != len(b) for a, b in zip(pairs._images, pairs._labels)):
+        if sum(len(x) for x in pairs._images) != pairs.count or any(len(a) != len(b) for a, b in zip(pairs._images, pairs._labels,
+                                                                                                strict=True)):
             raise ArtifactError(f"{path}: the shards do not hold the {pairs.count} pairs that the manifest states", fix=MAKE)
         return pairs
 

@@ -8,6 +8,8 @@ Guidance runs as one batch of 2B inside the graph, and the output is uint8 NHWC,
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,7 +98,8 @@ def fold(model: DiT, guidance_scale: float = 1.0) -> DeployedDiT:
     deployed.linear.load_state_dict(model.final.linear.state_dict())
     deployed.position.copy_(model.position)
     deployed.table.copy_(modulation_table(model))
-    for source, target in zip(model.blocks, deployed.blocks, strict=True):
+    for source, block in zip(model.blocks, deployed.blocks, strict=True):
+        target = cast(DeployedBlock, block)
         for name in ("qkv", "proj", "up", "down"):
             getattr(target, name).load_state_dict(getattr(source, name).state_dict())
         target.qkv.weight[: spec.width] *= spec.head_size**-0.5
@@ -113,8 +116,7 @@ def modulation_table(model: DiT) -> Tensor:
     spec = model.spec
     labels = torch.arange(spec.rows, device=model.patch.weight.device)
     c = F.silu(model.condition(labels))                                                   # (K, w)
-    layers = [*(block.modulation for block in model.blocks), model.final.modulation]
-    table = torch.cat([layer(c).view(spec.rows, -1, spec.width) for layer in layers], dim=1)
+    table = torch.cat([layer(c).view(spec.rows, -1, spec.width) for layer in model.modulations], dim=1)
     scales = [6 * i + j for i in range(spec.depth) for j in (SCALE_MSA, SCALE_MLP)] + [spec.modulations - 1]
     table[:, scales] += 1
     return table

@@ -7,6 +7,7 @@ the published architecture (Peebles & Xie 2023, "Scalable Diffusion Models with 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +44,16 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=chance)
                 nn.init.zeros_(module.bias)
-        for module in (self.label, self.timestep.hidden, self.timestep.out):
-            nn.init.normal_(module.weight, std=INIT_STD, generator=chance)
-        for module in (*(block.modulation for block in self.blocks), self.final.modulation, self.final.linear):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+        for table in (self.label, self.timestep.hidden, self.timestep.out):
+            nn.init.normal_(table.weight, std=INIT_STD, generator=chance)
+        for zero in (*self.modulations, self.final.linear):
+            nn.init.zeros_(zero.weight)
+            nn.init.zeros_(zero.bias)
+
+    @property
+    def modulations(self) -> list[nn.Linear]:
+        """The adaLN linears: one a block, then the output layer's."""
+        return [*(cast(Block, block).modulation for block in self.blocks), self.final.modulation]
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """One-step images without guidance.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,5 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 @given(st.text(max_size=30))
 def test_any_set_text_resolves_or_is_a_usage_error(text: str) -> None:
-    try:
+    with contextlib.suppress(UsageError):
         resolve(Train, sets=[text])
-    except UsageError:
-        pass

@@ -133,7 +133,8 @@ def test_a_finished_run_returns_at_once(pairs, whole):
 def test_a_signal_saves_and_the_same_command_goes_on_exactly(pairs, whole, tmp_path, number):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     out = tmp_path / "student"
-    with pytest.raises(Interrupted, match=rf"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name} after step 9 of 20[\s\S]*same command") as caught:
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    with pytest.raises(Interrupted, match=rf"stopped by {name} after step 9 of 20[\s\S]*same command") as caught:
         train(pairs, out, tiny(log_every=1), say=stop_at(8, number))
     assert caught.value.code == 130
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers

@@ -38,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for p in model.parameters():
             p.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
     (folder / "student").mkdir()
-    save_weights(folder / "student" / WEIGHTS, SPEC, model.state_dict())
+    save_weights(folder / "student" / WEIGHTS, SPEC, model.state_dict())  # names come from the manifest
     seal(folder / "student", KIND, [WEIGHTS], spec=SPEC.to_dict(), info={"label": SPEC.label, "class_names": ["a", "b", "c"]})
     export(folder / "student", folder / "bundle", ExportSettings(precision="fp32", attention="pattern", batch=8))
     return folder / "bundle"
