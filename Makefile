@@ -11,10 +11,10 @@ quickstart: $(VENV)/.installed-host   ## teacher → student → ONNX → images
 
 test: $(VENV)/.installed-dev          ## what CI runs
 	$(BIN)/ruff check edgedit tests benchmarks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.installed-dev     ## everything that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n auto -m "not gpu"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check edgedit tests benchmarks

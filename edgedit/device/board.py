@@ -1,0 +1,158 @@
+"""What machine this is, read and never changed: the `Environment` of a record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+from edgedit.core.record import Environment
+from edgedit.device.jetpack import read_power_modes, read_release
+from edgedit.device.sysfs import board_model, container, gpu_devfreq, is_jetson, read_number, read_text
+
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-python", "cuda-bindings", "nvidia-ml-py",
+            "torch", "pillow", "pydantic")
+_CHIPS = {"tegra264": "Thor (sm_110)", "tegra234": "Orin (sm_87)", "tegra194": "Xavier (sm_72)", "tegra186": "TX2 (sm_62)",
+          "tegra210": "Maxwell (sm_53)"}
+_ARM_PARTS = {"0xd03": "Cortex-A53", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76",
+              "0xd0c": "Neoverse-N1", "0xd40": "Neoverse-V1", "0xd42": "Cortex-A78AE", "0xd49": "Neoverse-N2",
+              "0xd4f": "Neoverse-V2", "0xd83": "Neoverse-V3AE"}
+
+
+def read_environment(root: Path = Path("/")) -> Environment:
+    """Everything about the machine that a measurement depends on. Unknown is None or absent, never 0.
+
+    `sm_count` is left to the runtime, which asks CUDA. `extra` holds memory and swap (MB), kind of container, all power modes,
+    the CPU policies' clocks, JetPack's own TensorRT and CUDA, and the over-current counters.
+
+    Args:
+        root: root of the file system; Python, its packages and the instruction set are always those that run this.
+    """
+    release, modes, jetson = read_release(root), read_power_modes(root), is_jetson(root)
+    gpu, gpu_locked = _gpu(root), clocks_locked(root)
+    clock = None if (node := gpu_devfreq(root)) is None else read_number(node / "cur_freq")
+    return Environment(
+        machine=platform.machine(), cpu=_cpu(root), cpu_count=os.cpu_count() or 1, os=_os(root),
+        python=platform.python_version(), packages=package_versions(),
+        board=board_model(root) if jetson else None, jetpack=release.jetpack if release else None,
+        l4t=release.l4t if release else None, gpu=gpu, power_mode=modes.live, power_mode_id=modes.live_id,
+        clocks_locked=gpu_locked, gpu_clock_hz=None if clock is None else int(clock), cpu_governor=_governor(root),
+        temperature_c=temperatures(root), extra=_extra(root))
+
+
+def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Installed versions by distribution name, from metadata: nothing is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def clocks_locked(root: Path = Path("/")) -> bool | None:
+    """Whether clocks are pinned (minimum equals maximum) on the GPU and every CPU policy that tells; None if none tells."""
+    pairs = [_range(gpu, "min_freq", "max_freq")] if (gpu := gpu_devfreq(root)) else []
+    pairs += [_range(policy, "scaling_min_freq", "scaling_max_freq") for policy in _policies(root)]
+    known = [pair for pair in pairs if pair is not None]
+    return all(low == high for low, high in known) if known else None
+
+
+def temperatures(root: Path = Path("/")) -> dict[str, float]:
+    """Thermal zones in °C by type ("cpu-thermal"); zones that are off or cannot be read are left out."""
+    found: dict[str, float] = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        name, value = read_text(zone / "type"), read_number(zone / "temp")
+        if name and value is not None and value > -200_000:
+            found[name if name not in found else zone.name] = value / 1000
+    return found
+
+
+def overcurrent_counts(root: Path = Path("/")) -> dict[str, int]:
+    """Events since boot: over-current of a Jetson ("oc1"), thermal throttling of a host's processor ("cpu package")."""
+    counts = {}
+    for file in sorted((root / "sys/class/hwmon").glob("*/oc*_event_cnt")):
+        value = read_number(file)
+        if value is not None:
+            counts[file.name.removesuffix("_event_cnt")] = int(value)
+    cores = sorted((root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/package_throttle_count"))
+    throttled = [value for file in cores if (value := read_number(file)) is not None]
+    if throttled:
+        counts["cpu package"] = int(max(throttled))
+    return counts
+
+
+def memory_mb(root: Path = Path("/")) -> dict[str, int]:
+    """`memory_total_mb`, `memory_available_mb`, `swap_total_mb`, `swap_used_mb` from /proc/meminfo, those that are there."""
+    text = read_text(root / "proc/meminfo") or ""
+    kb = {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    found = {name: kb[key] // 1024 for name, key in (("memory_total_mb", "MemTotal"), ("memory_available_mb", "MemAvailable"),
+                                                     ("swap_total_mb", "SwapTotal")) if key in kb}
+    if "SwapTotal" in kb and "SwapFree" in kb:
+        found["swap_used_mb"] = (kb["SwapTotal"] - kb["SwapFree"]) // 1024
+    return found
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------------
+
+
+def _cpu(root: Path) -> str:
+    text = read_text(root / "proc/cpuinfo") or ""
+    part = re.search(r"^CPU part\s*:\s*(\S+)", text, re.MULTILINE)
+    if part is not None:
+        return _ARM_PARTS.get(part[1].lower(), f"Arm part {part[1]}")
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def _os(root: Path) -> str:
+    name = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release") or "", re.MULTILINE)
+    kernel = read_text(root / "proc/sys/kernel/osrelease") or platform.release()
+    return f"{name[1] if name else platform.system()}, kernel {kernel}"
+
+
+def _gpu(root: Path) -> str | None:
+    """A Jetson's chip by its device tree; on hosts the first NVIDIA GPU by its driver's own files."""
+    compatible = read_text(root / "proc/device-tree/compatible") or ""
+    for chip, name in _CHIPS.items():
+        if chip in compatible:
+            return name
+    for file in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        model = re.search(r"^Model:\s*(.+)$", read_text(file) or "", re.MULTILINE)
+        if model:
+            return model[1].strip()
+    return None
+
+
+def _policies(root: Path) -> list[Path]:
+    return sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
+
+
+def _governor(root: Path) -> str | None:
+    names = sorted({name for p in _policies(root) if (name := read_text(p / "scaling_governor"))})
+    return "/".join(names) or None
+
+
+def _range(folder: Path, low: str, high: str) -> tuple[float, float] | None:
+    a, b = read_number(folder / low), read_number(folder / high)
+    return None if a is None or b is None else (a, b)
+
+
+def _extra(root: Path) -> dict[str, Any]:
+    release, modes, extra = read_release(root), read_power_modes(root), dict[str, Any](memory_mb(root))
+    if (kind := container(root)) is not None:
+        extra["container"] = kind
+    if modes.names:
+        extra["power_modes"] = {str(number): name for number, name in modes.names.items()}
+    if release is not None and release.tensorrt is not None:
+        extra["jetpack_tensorrt"], extra["jetpack_cuda"] = release.tensorrt, release.cuda
+    clocks = {p.name: pair for p in _policies(root) if (pair := _range(p, "scaling_min_freq", "scaling_max_freq")) is not None}
+    if clocks:
+        extra["cpu_clocks_khz"] = {name: [int(low), int(high)] for name, (low, high) in clocks.items()}
+    if counts := overcurrent_counts(root):
+        extra["overcurrent_counts"] = counts
+    return extra
