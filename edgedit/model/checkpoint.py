@@ -77,9 +77,12 @@ def check_finite(weights: dict[str, Tensor], where: str) -> None:
 
 
 def load_student(path: str | Path) -> tuple[DiT, Artifact, dict[str, Any]]:
-    """Open a training run's folder: (model with EMA weights in eval mode, artifact, info)."""
+    """Open a training run's folder: (model with EMA weights in eval mode, artifact, facts of the training).
+
+    The facts are those beside the weights, with the manifest's own winning.
+    """
     artifact = open_artifact(path, KIND, fix="edgedit train --pairs PAIRS --out FOLDER makes one")
     spec, weights, info = load_weights(artifact.file(WEIGHTS))
     model = DiT(spec)
     model.load_state_dict(weights)
-    return model.eval().requires_grad_(False), artifact, info
+    return model.eval().requires_grad_(False), artifact, {**info, **artifact.manifest.info}

@@ -1,0 +1,1 @@
+"""Judging what was made: the parity ladder from training to deployment."""

@@ -1,0 +1,171 @@
+"""`edgedit export`: a student becomes a bundle: `model.onnx`, `checks.json` and a manifest that says how to run it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from onnx import ModelProto
+from pydantic import Field
+
+from edgedit import __version__
+from edgedit.core.artifact import MANIFEST, Artifact, Manifest, check_output, create, open_artifact
+from edgedit.core.errors import ArtifactError, NumericsError, UsageError
+from edgedit.core.say import Event, Say, silent
+from edgedit.core.settings import Settings
+from edgedit.core.spec import DiTSpec
+from edgedit.export.attention import DIALECTS
+from edgedit.export.check import check_runs, check_wellformed
+from edgedit.export.cost import graph_cost
+from edgedit.export.fusion import BlockFusion, attention_fusion
+from edgedit.export.graph import BATCH, IMAGES, LABELS, NOISE, build
+from edgedit.export.plan import Plan
+from edgedit.export.precision import FP16_MAX, Ranges, scan_ranges
+from edgedit.model.checkpoint import load_student
+from edgedit.model.deploy import DeployedDiT, fold
+
+KIND = "bundle"
+MODEL, CHECKS = "model.onnx", "checks.json"
+NEWEST_OPSET = 23
+CLOSE = 4
+"""Warn when a value comes this near to the end of FP16."""
+
+
+class ExportSettings(Settings):
+    """What to export."""
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+    attention: Literal["pattern", "onnx", "ort"] = "pattern"
+    """Dialect of the attention: `edgedit.export.attention`."""
+    batch: int = Field(default=128, ge=1, le=4096)
+    """Images per run; of a dynamic graph, the usual number."""
+    dynamic: bool = False
+    """Take any number of images per run."""
+    guidance_scale: float = Field(default=1.5, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance inside the graph; 1.0 is none and costs half."""
+    opset: int | None = None
+    """Version of the ONNX domain; None chooses by dialect: 20 for pattern (the newest that TensorRT 10.3 reads) and ort, 23 for
+    onnx."""
+    head_size: int | None = Field(default=None, ge=1)
+    """Channels of a head after zero-padding; None pads FP16 graphs for TensorRT to the next size that fuses, others not."""
+
+
+def export(student: Path, out: Path, settings: ExportSettings | None = None, *, say: Say = silent) -> Manifest:
+    """Fold a student, write its graph, check it, and keep both in a bundle.
+
+    The same student and settings give the same bytes of `model.onnx`. A bundle that is there already with the same settings
+    and student is returned at once.
+
+    Args:
+        student: folder of a training run.
+        out: folder of the bundle.
+        settings: see `ExportSettings`.
+
+    Raises:
+        ArtifactError: no student there, or a damaged one.
+        NumericsError: NaN or infinite weights, values that leave FP16's range, images unlike the student's.
+        UsageError: an opset that the dialect does not exist in, a head size below the student's.
+        OutputError: `out` cannot be written.
+    """
+    settings = settings or ExportSettings()
+    check_output(out)
+    model, artifact, facts = load_student(student)
+    spec = model.spec
+    plan = make_plan(spec, settings)
+    resolved = {**settings.model_dump(), "opset": plan.opset, "head_size": plan.head_size}
+    if (made := _already(out, resolved, artifact)) is not None:
+        say(Event(f"{out} is made from this student with these settings already"))
+        return made
+    network = fold(model.float(), settings.guidance_scale)
+    metadata = {"edgedit.spec": json.dumps(spec.to_dict()), "edgedit.settings": json.dumps(resolved)}
+    graph = build(network, plan, metadata)
+    data = graph.SerializeToString(deterministic=True)
+    checks, ranges = _check(graph, data, network, plan, settings, say)
+    with create(out, KIND) as draft:
+        draft.write(MODEL, data)
+        draft.write_json(CHECKS, checks)
+        draft.parents, draft.settings, draft.spec = [artifact.as_parent("student")], resolved, spec.to_dict()
+        draft.info = _info(spec, plan, settings, facts, checks["fusion"], ranges)
+    assert draft.manifest is not None  # set by `create` when its block ends well
+    return draft.manifest
+
+
+def make_plan(spec: DiTSpec, settings: ExportSettings) -> Plan:
+    """Settings with every open choice made; UsageError when they contradict each other."""
+    dialect = DIALECTS[settings.attention]
+    if settings.opset is not None and not dialect.oldest_opset <= settings.opset <= NEWEST_OPSET:
+        raise UsageError(f"attention '{dialect.name}' is written in opset {dialect.oldest_opset} … {NEWEST_OPSET}",
+                         saw=f"opset {settings.opset}", fix=f"leave it out, or use {dialect.opset}")
+    if settings.head_size is not None and settings.head_size < spec.head_size:
+        raise UsageError("head_size can only pad", saw=f"{settings.head_size}, the student has {spec.head_size}")
+    return Plan.of(spec, settings.precision, settings.attention, batch=None if settings.dynamic else settings.batch,
+                   guidance_scale=settings.guidance_scale, opset=settings.opset, head_size=settings.head_size)
+
+
+def _already(out: Path, resolved: dict[str, Any], student: Artifact) -> Manifest | None:
+    if not (out / MANIFEST).is_file():
+        return None
+    try:
+        before = open_artifact(out, KIND).manifest
+    except ArtifactError:  # damaged or of another kind: make it anew, `create` decides whether it may be replaced
+        return None
+    same = before.settings == resolved and before.tool.get("version") == __version__
+    return before if same and [p.digest for p in before.parents] == [student.manifest.digest] else None
+
+
+def _check(graph: ModelProto, data: bytes, network: DeployedDiT, plan: Plan, settings: ExportSettings,
+           say: Say) -> tuple[dict[str, Any], Ranges | None]:
+    """Everything that `checks.json` holds, and the ranges of an FP16 export."""
+    ranges = None
+    if settings.precision == "fp16":
+        say(Event("measure ranges"))
+        wide = Plan.of(network.spec, "fp32", "pattern", batch=None, guidance_scale=settings.guidance_scale)
+        ranges = scan_ranges(build(network, wide), network.spec)
+        _judge(ranges, say)
+    say(Event("check the graph"))
+    fusion = attention_fusion(graph)
+    _tell(fusion, settings, say)
+    return {
+        "onnx": check_wellformed(graph), "run": check_runs(data, network, batch=settings.batch),
+        "fusion": [block.to_dict() for block in fusion], "ranges": ranges.to_dict() if ranges else None,
+        "cost": graph_cost(build(network, replace(plan, batch=1))).to_dict(),
+    }, ranges
+
+
+def _judge(ranges: Ranges, say: Say) -> None:
+    seen = f"|{ranges.where}| reaches {ranges.largest:,.4g}; FP16 ends at {FP16_MAX:,.0f}"
+    if ranges.headroom < 1:
+        raise NumericsError("this student does not fit FP16", saw=seen, fix="export with --precision fp32")
+    if ranges.headroom < CLOSE:
+        say(Event(f"little headroom in FP16: {seen}; look at `edgedit compare`", level="warning"))
+
+
+def _tell(fusion: list[BlockFusion], settings: ExportSettings, say: Say) -> None:
+    """Why TensorRT would not fuse what was made for it in FP16. FP32 graphs are references: nothing to warn of."""
+    apart = [block for block in fusion if not block.fuses]
+    if apart and settings.attention != "ort" and settings.precision == "fp16":
+        why = "; ".join(apart[0].reasons)
+        say(Event(f"TensorRT will not fuse {len(apart)} of {len(fusion)} attentions: {why}", level="warning"))
+
+
+def _info(spec: DiTSpec, plan: Plan, settings: ExportSettings, student: dict[str, Any], fusion: list[dict[str, Any]],
+          ranges: Ranges | None) -> dict[str, Any]:
+    batch: int | str = BATCH if settings.dynamic else settings.batch
+    names = student.get("class_names") or [str(i) for i in range(spec.classes)]
+    square = [spec.image, spec.image]
+    return {
+        "label": spec.label, "class_names": list(names), "null_class": spec.null_class,
+        "parameters": spec.parameters, "deployed_parameters": spec.deployed_parameters,
+        "io": {
+            "inputs": [
+                {"name": NOISE, "dtype": "float32", "shape": [batch, spec.channels, *square], "meaning": "unit Gaussian noise"},
+                {"name": LABELS, "dtype": "int32", "shape": [batch], "meaning": f"class 0 … {spec.classes - 1}"}],
+            "outputs": [
+                {"name": IMAGES, "dtype": "uint8", "shape": [batch, *square, spec.channels], "meaning": "images, NHWC"}]},
+        "needs": plan.dialect.needs, "fused_attention": {"blocks": len(fusion), "fusing": sum(b["fuses"] for b in fusion)},
+        "precision": {"weights": plan.precision.name, "products": plan.precision.name, "layer_norm": "fp32",
+                      "guidance_and_output": "fp32", "largest_value": ranges.largest if ranges else None},
+        "data": student.get("data"),
+    }
