@@ -63,6 +63,7 @@ def make_pairs(out: str | Path, settings: PairSettings | None = None, *, cache: 
     partial = target.with_name(target.name + ".partial")
     with _stoppable(partial), _locked(partial):
         if not (partial / MANIFEST).is_file():  # else it was stopped just before it took its name
+            _forget_what_never_began(partial)
             _begin(partial, {**settings.identity(), "edgedit": __version__})
             identity = prepare(settings.teacher, settings.data, settings.image, partial, cache=cache, say=say)
             _begin(partial, {"teacher": identity}, _TEACHER)
@@ -83,6 +84,18 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device '{device}' cannot be used", saw=str(error).splitlines()[0], fix="device = cpu") from error
+
+
+def _forget_what_never_began(partial: Path) -> None:
+    """A run that ended before its first shard (its download failed, say) leaves nothing worth keeping: its notes give way."""
+    if (partial / _BEGUN).is_file() and not any(partial.glob("done-*.json")):
+        _sweep(partial, _BEGUN, _TEACHER, PLANES_FILE, FACTS_FILE, "images-*.npy", "labels-*.npy", ".*.part")
+
+
+def _sweep(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def _begin(partial: Path, what: dict[str, Any], name: str = _BEGUN) -> None:
@@ -138,9 +151,7 @@ def _seal(job: Job, settings: PairSettings, identity: dict[str, Any]) -> None:
 def _publish(partial: Path, target: Path) -> Manifest:
     """Take away what only the work needed, and give the folder its name."""
     try:
-        for pattern in (_BEGUN, _TEACHER, _LOCK, PLANES_FILE, FACTS_FILE, "done-*.json", ".*.part"):
-            for file in partial.glob(pattern):
-                file.unlink()
+        _sweep(partial, _BEGUN, _TEACHER, _LOCK, PLANES_FILE, FACTS_FILE, "done-*.json", ".*.part")
         os.replace(partial, target)
     except OSError as error:
         raise output_error(target, error) from error

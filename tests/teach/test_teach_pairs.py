@@ -211,17 +211,20 @@ def test_a_stop_between_sealing_and_naming(whole, tmp_path, monkeypatch) -> None
     assert payload(tmp_path / "p") == payload(whole)
 
 
-def test_changed_data_are_noticed(tmp_path, monkeypatch) -> None:
+def test_changed_data_are_noticed(tmp_path) -> None:
     from PIL import Image
 
     for k in ("a", "b"):
         (tmp_path / "set" / k).mkdir(parents=True)
         Image.new("RGB", (8, 8), "red").save(tmp_path / "set" / k / "1.png")
     settings = PairSettings(data=str(tmp_path / "set"), image=8, count=9, shard_size=3, workers=1)
-    monkeypatch.setattr("edgedit.teach.pairs._make", lambda *args: (_ for _ in ()).throw(Interrupted("stopped")))
+
+    def stop_after_a_shard(event: Event) -> None:
+        if event.done == 6:  # told before its receipt is written: the shard before it is whole
+            raise Interrupted("stopped")
+
     with pytest.raises(Interrupted):
-        make_pairs(tmp_path / "p", settings)
-    monkeypatch.undo()
+        make_pairs(tmp_path / "p", settings, say=stop_after_a_shard)
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "set" / "a" / "1.png")
     with pytest.raises(UsageError, match="sha256"):
         make_pairs(tmp_path / "p", settings)
@@ -294,3 +297,11 @@ def test_a_workers_error_reaches_the_caller(tmp_path, monkeypatch) -> None:
 def test_size_on_disk(whole) -> None:
     """Pixels, one byte of label, and a header of 128 bytes a file: 3,073.1 bytes an image for CIFAR-10."""
     assert sum(map(len, payload(whole).values())) == 230 * (8 * 8 + 1) + 5 * 2 * 128
+
+
+def test_a_run_that_never_made_a_shard_gives_way_to_other_settings(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        make_pairs(tmp_path / "p", PairSettings(data=str(tmp_path / "no-such-folder"), count=4))
+    assert (tmp_path / "p.partial").is_dir()
+    manifest = make_pairs(tmp_path / "p", PairSettings(data="digits", count=4, workers=1))
+    assert manifest.info["count"] == 4
