@@ -9,7 +9,6 @@ their parents by it, so `chain` can walk from a report row back to the teacher.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 
 from edgedit import __version__
 from edgedit.core.errors import ArtifactError, OutputError, UsageError
+from edgedit.core.files import fsync, output_error, sha256_file, write_atomic
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -153,15 +153,6 @@ def read_manifest(folder: Path, *, fix: str | None = None) -> Manifest:
                             fix=fix or "make the artifact again") from error
 
 
-def sha256_file(file: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _check_payload(folder: Path, name: str, entry: dict[str, Any], verify: bool) -> None:
     file = folder / name
     again = "copy it again from its source, or make it again with the command that made it"
@@ -243,23 +234,6 @@ def seal(folder: str | Path, kind: str, files: Iterable[str], *, parents: Iterab
         raise output_error(draft.path, error) from error
 
 
-def write_atomic(file: str | Path, data: bytes | str) -> None:
-    """Write a single file so that readers and power cuts see the old content or the new, never a part."""
-    file = Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-        _fsync(file.parent)
-    except OSError as error:
-        raise output_error(file, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def check_output(target: Path, *, replace: bool = True, kind: str | None = None) -> None:
     """Raise OutputError before any work when `target` could not be written at the end.
 
@@ -288,20 +262,12 @@ def _kind_of(folder: Path) -> str | None:
         return None
 
 
-def output_error(target: Path, error: OSError) -> OutputError:
-    """An OSError while writing, as a message with a remedy."""
-    fixes = {errno.ENOSPC: "free some space, then run the same command again",
-             errno.EDQUOT: "free some quota, then run the same command again",
-             errno.EACCES: "choose an --out that you may write", errno.EROFS: "choose an --out on a writable file system"}
-    return OutputError(f"{target} could not be written", saw=error.strerror or str(error), fix=fixes.get(error.errno or 0))
-
-
 def _write_manifest(folder: Path, kind: str, names: list[str], draft: Draft) -> Manifest:
     if MANIFEST in names:
         raise UsageError(f"{MANIFEST} is written by edgedit, not by a stage")
     files = {}
     for name in names:
-        _fsync(folder / name)
+        fsync(folder / name)
         files[name] = {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
     settings, info = (json.loads(json.dumps(x, default=_plain)) for x in (draft.settings, draft.info))
     manifest = Manifest(kind, files, tuple(draft.parents), settings, draft.spec, info)
@@ -317,17 +283,9 @@ def _swap(work: Path, target: Path) -> None:
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
         os.replace(target, old)
     os.replace(work, target)
-    _fsync(target.parent)
+    fsync(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _plain(value: Any) -> Any:

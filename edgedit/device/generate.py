@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgedit import __version__
-from edgedit.core.artifact import output_error, write_atomic
 from edgedit.core.errors import Interrupted, UsageError
+from edgedit.core.files import output_error, write_atomic
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.settings import Settings
 from edgedit.core.stop import stop_on_signals

@@ -14,8 +14,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedit.core.artifact import output_error, sha256_file, write_atomic
 from edgedit.core.errors import OutputError
+from edgedit.core.files import output_error, sha256_file, write_atomic
 from edgedit.core.picture import grid, png
 from edgedit.device.pipeline import Batch
 

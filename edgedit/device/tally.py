@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedit.core.artifact import output_error
+from edgedit.core.files import output_error
 from edgedit.core.record import BATCHES_FILE
 from edgedit.device.bundle import Bundle
 from edgedit.device.outputs import NpyStream, class_picture, write_all

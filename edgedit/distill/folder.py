@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from edgedit.core.artifact import Manifest, Parent, open_artifact, sha256_file
+from edgedit.core.artifact import Manifest, Parent, open_artifact
 from edgedit.core.errors import OutputError, UsageError
+from edgedit.core.files import sha256_file
 from edgedit.core.spec import DiTSpec
 from edgedit.distill.settings import TrainSettings, changes
 from edgedit.model.checkpoint import KIND, WEIGHTS, load_weights

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgedit.core.artifact import output_error, write_atomic
+from edgedit.core.files import output_error, write_atomic
 from edgedit.core.noise import noise
 from edgedit.core.pairset import to_uint8
 from edgedit.core.picture import grid, png

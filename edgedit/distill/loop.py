@@ -14,18 +14,9 @@ from typing import Any
 
 import torch
 
-from edgedit.core.artifact import (
-    MANIFEST,
-    Manifest,
-    Parent,
-    check_output,
-    create,
-    open_artifact,
-    read_manifest,
-    seal,
-    write_atomic,
-)
+from edgedit.core.artifact import MANIFEST, Manifest, Parent, check_output, create, open_artifact, read_manifest, seal
 from edgedit.core.errors import ArtifactError, Interrupted, NumericsError, UsageError
+from edgedit.core.files import write_atomic
 from edgedit.core.pairset import PairSet
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.spec import DiTSpec

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgedit.core.artifact import sha256_file
 from edgedit.core.errors import ArtifactError, MissingError, UsageError
+from edgedit.core.files import sha256_file
 from edgedit.core.spec import DiTSpec
 from edgedit.distill.settings import LossSettings, LpipsSettings
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgedit.core.artifact import create, open_artifact, output_error
+from edgedit.core.artifact import create, open_artifact
 from edgedit.core.errors import ArtifactError
+from edgedit.core.files import output_error
 from edgedit.core.say import Event, Say
 from edgedit.model.checkpoint import check_finite
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgedit.core.artifact import Artifact, open_artifact, write_atomic
+from edgedit.core.artifact import Artifact, open_artifact
 from edgedit.core.errors import ArtifactError, NumericsError
+from edgedit.core.files import write_atomic
 from edgedit.core.spec import DiTSpec
 from edgedit.model.dit import DiT
 

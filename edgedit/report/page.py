@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedit import __version__
-from edgedit.core.artifact import output_error, write_atomic
 from edgedit.core.errors import OutputError, UsageError
+from edgedit.core.files import output_error, write_atomic
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.settings import Settings
 from edgedit.report import content, plain, plots, tables

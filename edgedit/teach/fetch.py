@@ -12,8 +12,8 @@ from pathlib import Path
 from ssl import SSLError
 
 from edgedit import __version__
-from edgedit.core.artifact import output_error
 from edgedit.core.errors import MissingError
+from edgedit.core.files import output_error
 from edgedit.core.say import Event, Say, silent
 
 _PIECE = 1 << 18

@@ -20,8 +20,9 @@ import torch
 
 from edgedit import __version__
 from edgedit.core import artifact
-from edgedit.core.artifact import MANIFEST, Manifest, check_output, open_artifact, output_error, read_manifest, write_atomic
+from edgedit.core.artifact import MANIFEST, Manifest, check_output, open_artifact, read_manifest
 from edgedit.core.errors import Interrupted, OutputError, UsageError
+from edgedit.core.files import output_error, write_atomic
 from edgedit.core.pairset import KIND, image_file, label_file
 from edgedit.core.say import Event, Say, silent
 from edgedit.teach.sampler import evaluations, sigmas

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from edgedit.core.artifact import write_atomic
 from edgedit.core.errors import UsageError
+from edgedit.core.files import write_atomic
 from edgedit.core.say import Say, silent
 from edgedit.teach.data import load_data
 from edgedit.teach.ideal import IdealTeacher, sorted_planes

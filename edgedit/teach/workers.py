@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgedit.core import errors
-from edgedit.core.artifact import sha256_file, write_atomic
+from edgedit.core.files import sha256_file, write_atomic
 from edgedit.core.noise import labels as balanced_labels
 from edgedit.core.noise import noise
 from edgedit.core.pairset import image_file, label_file, to_uint8

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedit.core.artifact import MANIFEST, create, open_artifact, seal, write_atomic
+from edgedit.core.artifact import MANIFEST, create, open_artifact, seal
 from edgedit.core.chain import chain
 from edgedit.core.errors import ArtifactError, EdgeditError, OutputError
+from edgedit.core.files import write_atomic
 
 
 def make(folder: Path, kind: str = "thing", parent: Path | None = None) -> Path:
