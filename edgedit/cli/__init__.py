@@ -40,8 +40,15 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 _VERBS: list[Callable[..., None]] = [host.quickstart, board.doctor, host.pairs, host.train, host.export, host.compare,
                                      board.generate, board.profile, board.report, board.show]
+
+
+def _help(verb: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line, so that it wraps to the terminal and not to the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (verb.__doc__ or "").split("\n\n"))
+
+
 for _verb in _VERBS:
-    app.command()(_verb)
+    app.command(help=_help(_verb))(_verb)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -100,3 +100,12 @@ def duration(seconds: float) -> str:
     if s < 60:
         return f"{s} s"
     return f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
+
+
+def dotted(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines "optimizer.lr = 0.002" of a nested mapping: the names that --set takes."""
+    lines = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        lines += dotted(value, f"{name}.") if isinstance(value, dict) else [f"{name} = {value}"]
+    return lines

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgedit.cli.console import Console, duration
+from edgedit.cli.console import Console, dotted, duration
 from edgedit.cli.options import Config, Json, Out, Sets
 from edgedit.core.errors import MissingError
 
@@ -78,7 +78,7 @@ def train(
 
     The defaults are the paper's setup: AdamW, rate 1e-4, weight decay 0.01, batch 256, EMA 0.9999, 100 epochs, label
     dropout 0.1, LPIPS. Ctrl-C and SIGTERM save; the same command goes on exactly where it stopped; more --steps train
-    further. Settings: defaults < --preset < --config < --set < options.
+    further. Settings: defaults < --preset < --config < --set < options; --dry-run prints them all by name.
 
     Example: edgedit train --preset dit-nano-0.42m --pairs runs/pairs --out runs/student --loss l1 --set optimizer.lr=2e-4
     """
@@ -96,8 +96,14 @@ def train(
     with Console(json) as ui:
         if dry_run:
             facts = plan(pairs, settings)
-            ui.done("\n".join(f"{key}: {value}" for key, value in facts.items()), data=facts,
-                    following="the same command without --dry-run")
+            text = [
+                *dotted(facts["settings"]), "",
+                f"{facts['label']}: {facts['parameters']:,} parameters, {facts['deployed_parameters']:,} deployed",
+                f"{facts['steps']:,} steps, {facts['epochs']:g} passes over {facts['pairs']:,} pairs, {facts['images']:,} images, "
+                f"{facts['student_flops']:.2e} floating-point operations in the student",
+                f"on {facts['device']} in {facts['precision']}: {facts['step_ms']:.0f} ms a step, {facts['images_per_s']:,.0f} images/s, "
+                f"about {duration(facts['wall_s'])} (measured over a few steps)"]
+            ui.done("\n".join(text), data=facts, following="the same command without --dry-run")
             return
         manifest = train_stage(pairs, out, settings, say=ui, init=init, restart=restart)
         info = manifest.info
