@@ -1,0 +1,89 @@
+"""Every verb in a row, as the README shows them, at the smallest sizes: what each prints, and that running again changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgedit.cli import main
+from edgedit.cli.quickstart import commands
+
+SMALL = ["--set", "model.depth=1", "--set", "model.width=16", "--set", "model.heads=2", "--set", "model.patch=4", "--set", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("path")
+
+
+def verb(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """Run one verb with --json and parse what it printed."""
+    try:
+        main([*map(str, arguments), "--json"])
+    except SystemExit as stop:
+        assert stop.code in (0, None), capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def steps(p: Path) -> dict[str, list[object]]:
+    pairs, student, bundle, half, record = (p / n for n in ("pairs", "student", "bundle", "half", "record"))
+    return {
+        "pairs": ["pairs", "--data", "digits", "--count", 40, "--image", 8, "--workers", 1, "--out", pairs],
+        "train": ["train", "--pairs", pairs, "--preset", "digits", "--steps", 4, "--batch", 8, *SMALL, "--out", student],
+        "export": ["export", student, "--batch", 8, "--attention", "ort", "--out", bundle],
+        "half": ["export", student, "--batch", 8, "--precision", "fp16", "--attention", "pattern", "--out", half],
+        "compare": ["compare", student, bundle, half, "--images", 10, "--out", p / "parity"],
+        "generate": ["generate", bundle, "--count", 20, "--class", "3", "--out", p / "threes.png", "--npz", p / "threes.npz"],
+        "profile": ["profile", bundle, "--images", 60, "--warmup", 1, "--idle", 0, "--power", "none", "--out", record],
+        "report": ["report", record, p / "parity", student, "--out", p / "report.html"],
+        "show": ["show", record],
+    }
+
+
+def test_the_path(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = {name: verb(capsys, *arguments) for name, arguments in steps(path).items()}
+    assert made["train"]["complete"] and made["train"]["step"] == 4
+    assert made["compare"]["ok"]
+    assert made["profile"]["protocol"]["batches"] == 8 and made["profile"]["protocol"]["last_batch"] == 4
+    assert [(k["kind"], k["status"]) for k in made["show"]["links"]] == [
+        (kind, "verified") for kind in ("record", "bundle", "student", "pairs")]
+    assert "ideal/digits" in (path / "report.html").read_text()
+    assert Image.open(path / "threes.png").size[0] > 32
+    threes = np.load(path / "threes.npz")
+    assert threes["images"].shape == (20, 8, 8, 1) and set(threes["labels"]) == {3}
+
+
+def test_again_changes_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: (path / name / "manifest.json").read_bytes() for name in ("pairs", "student", "bundle", "half", "record")}
+    for name in ("pairs", "train", "export", "half", "generate", "profile"):
+        verb(capsys, *steps(path)[name])
+    assert {name: (path / name / "manifest.json").read_bytes() for name in before} == before
+
+
+def test_a_student_trained_further_is_exported_anew(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = [6 if a == 4 else a for a in steps(path)["train"]]
+    assert verb(capsys, *train)["step"] == 6
+    before = (path / "bundle" / "manifest.json").read_bytes()
+    verb(capsys, *steps(path)["export"])
+    assert (path / "bundle" / "manifest.json").read_bytes() != before
+    links = verb_of_changed(capsys, path)
+    assert [k["status"] for k in links][:2] == ["verified", "changed"]
+
+
+def verb_of_changed(capsys: pytest.CaptureFixture[str], path: Path) -> list[dict[str, Any]]:
+    """`show` of the old record: its bundle is another now, and the exit status says so."""
+    with pytest.raises(SystemExit) as stop:
+        main(["show", str(path / "record"), "--json"])
+    assert stop.value.code == 3
+    return json.loads(capsys.readouterr().out)["links"]
+
+
+def test_the_quickstart_is_made_of_these_verbs() -> None:
+    for data in ("digits", "cifar10"):
+        names = [arguments[0] for _, arguments in commands(Path("x"), data, None)]
+        assert names == ["pairs", "train", "export", "export", "compare", "generate", "profile", "report"]
