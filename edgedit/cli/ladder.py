@@ -55,7 +55,7 @@ def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, i
         for bundle in opened:
             runtime = open_runtime(bundle)
             stack.callback(runtime.close)
-            name = f"{bundle.path.name}: onnx {bundle.precision}, {bundle.attention}, {runtime.name} {runtime.version}"
+            name = f"{bundle.path.name}: {bundle.precision}, attention {bundle.attention}, {runtime.name} {runtime.version}"
             rungs.append(Rung(name, runtime, bundle.precision, runtime.batch))  # type: ignore[arg-type]
         parents = [artifact.as_parent("student"), *(bundle.artifact.as_parent("bundle") for bundle in opened)]
         return compare(rungs, model.spec, ParitySettings(images=images, seeds=(seed,)), out, parents=parents, say=say)
