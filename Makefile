@@ -20,7 +20,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check edgedit tests benchmarks
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev         ## every benchmark, one after another; each prints one JSON object
+bench: $(VENV)/.installed-dev         ## every benchmark, one after another (after make quickstart, whose bundle two of them take)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 $(VENV)/bin/python:
