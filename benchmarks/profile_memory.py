@@ -31,7 +31,7 @@ def _tell(event: Event) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("bundle", type=Path)
+    options.add_argument("bundle", nargs="?", type=Path, default=Path("runs/quickstart/bundle-fp32"))
     options.add_argument("--images", type=int, default=50_000)
     options.add_argument("--threads", type=int)
     options.add_argument("--save", action="store_true", help="also write the images")

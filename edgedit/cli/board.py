@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,19 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _choose(bundle: Path, name: str, provider: str | None, threads: int | None, fallback: bool) -> Any:
+    """The runtime that the options ask for; torch comes loaded, since the device's side does not know it."""
+    from edgedit.device.runtime import RuntimeChoice
+
+    if name != "torch":
+        return RuntimeChoice(name=name, provider=provider, threads=threads, fallback=fallback)
+    from edgedit.cli.host import need_host
+    from edgedit.cli.ladder import torch_runtime
+
+    need_host("torch", "safetensors")
+    return torch_runtime(bundle, threads)
+
+
 def generate(
     bundle: BundleDir,
     out: Annotated[Path | None, typer.Option(help="A PNG with all images (at most 1,024).")] = None,
@@ -59,13 +72,12 @@ def generate(
     from edgedit.core.settings import resolve
     from edgedit.device.generate import GenerateSettings
     from edgedit.device.generate import generate as generate_stage
-    from edgedit.device.runtime import RuntimeChoice
 
     if classes and all_classes:
         raise UsageError("--class and --all-classes contradict each other", fix="give one of them")
     settings = resolve(GenerateSettings, options={"count": count, "classes": tuple(classes or ()), "seed": seed, "start": start,
                                                   "batch": batch})
-    choice = RuntimeChoice(name=runtime, provider=provider, threads=threads, fallback=fallback)
+    choice = _choose(bundle, runtime, provider, threads, fallback)
     with Console(json) as ui:
         made = generate_stage(bundle, choice, settings, out=out, save_dir=save_dir, npz=npz, say=ui)
         where = ", ".join(map(str, made.outputs))
@@ -107,12 +119,11 @@ def profile(
     from edgedit.core.settings import resolve
     from edgedit.device.profile import ProfileSettings
     from edgedit.device.profile import profile as profile_stage
-    from edgedit.device.runtime import RuntimeChoice
 
     options = {"images": images, "batch": batch, "power": power, "idle_s": idle_s, "warmup_batches": warmup,
                "min_seconds": min_seconds, "seed": seed}
     settings = resolve(ProfileSettings, config=config, sets=sets or (), options=options)
-    choice = RuntimeChoice(name=runtime, provider=provider, threads=threads, fallback=fallback)
+    choice = _choose(bundle, runtime, provider, threads, fallback)
     with Console(json) as ui:
         record = profile_stage(bundle, choice, out, settings, again=again, say=ui)
         for verdict in record.verdicts:

@@ -1,4 +1,4 @@
-"""Putting the rungs of a parity ladder together: the only place where PyTorch and the device's runtimes meet."""
+"""The only place where PyTorch and the device's side meet: the parity ladder, and PyTorch as a runtime of a bundle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from edgedit.core.errors import UsageError
+from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.say import Say
 
 
@@ -60,3 +60,28 @@ def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, i
         parents = [artifact.as_parent("student"), *(bundle.artifact.as_parent("bundle") for bundle in opened)]
         return compare(rungs, model.spec, ParitySettings(images=images, seeds=(seed,)), out, parents=parents, say=say)
 
+
+
+def torch_runtime(bundle_path: Path, threads: int | None) -> Any:
+    """PyTorch running the folded form of the student that a bundle was made from, on a GPU where there is one.
+
+    Raises:
+        ArtifactError: the student is not where the bundle's manifest says, nor beside the bundle, or is another by now.
+    """
+    import torch
+
+    from edgedit.device.bundle import Bundle
+    from edgedit.model.checkpoint import load_student
+    from edgedit.model.runtime import TorchRuntime
+
+    bundle = Bundle.open(bundle_path)
+    parent = next(p for p in bundle.artifact.manifest.parents if p.role == "student")
+    places = [Path(parent.path), bundle.path.parent / Path(parent.path).name]
+    for place in filter(Path.is_dir, places):
+        model, artifact, _ = load_student(place)
+        if artifact.manifest.digest == parent.digest:
+            if threads:
+                torch.set_num_threads(threads)
+            return TorchRuntime(model, bundle.guidance_scale, device="cuda" if torch.cuda.is_available() else "cpu")
+    raise ArtifactError(f"the student of {bundle.path} is not here: the torch runtime needs it",
+                        saw=f"{parent.path}, digest {parent.digest[:12]}", fix="--runtime ort runs the bundle alone")

@@ -13,7 +13,8 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="TOML", help="S
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the noise. Image i of a seed is the same everywhere.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write. The same command again resumes, or returns at once.")]
 BundleDir = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder made by `edgedit export`.")]
-Runtime = Annotated[str, typer.Option("--runtime", help="auto, ort (ONNX Runtime).")]
+Runtime = Annotated[str, typer.Option("--runtime", help="auto, ort (ONNX Runtime), torch (on a host: the student that the "
+                                                          "bundle was made from).")]
 Provider = Annotated[str | None, typer.Option("--provider", help="ONNX Runtime's provider: cpu, cuda, tensorrt.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads inside one run; the runtime's choice by default.")]
 Fallback = Annotated[bool, typer.Option("--fallback", help="Let another provider run what the chosen one cannot; else an error.")]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from edgedit import __version__
 from edgedit.cli.console import Console, duration
 
 DIGITS = {
@@ -48,6 +51,8 @@ def commands(out: Path, data: str, steps: int | None) -> list[tuple[str, list[st
 def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, Any]:
     """Run all commands, each in a process of its own, as a user would; returns the paths made and the seconds of each stage.
 
+    The seconds are also appended to `quickstart.jsonl` in `out`, a line a run.
+
     Args:
         out: folder for everything.
         data: as for `edgedit pairs --data`.
@@ -68,6 +73,9 @@ def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, An
         seconds[stage] = round(time.monotonic() - start, 2)
     ui.note("\n" + "\n".join(f"{stage:<12} {duration(s):>12}" for stage, s in seconds.items())
             + f"\n{'together':<12} {duration(sum(seconds.values())):>12}")
+    note = {"utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgedit": __version__, "data": data, "seconds": seconds}
+    with (out / "quickstart.jsonl").open("a") as log:
+        log.write(json.dumps(note) + "\n")
     names = {"pairs": "pairs", "student": "student", "bundle": "bundle-fp32", "parity": "parity", "record": "record",
              "samples": "samples.png", "report": "report.html"}
     return {"seconds": seconds, **{key: str(out / name) for key, name in names.items()}}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgedit.model.checkpoint import load_student
 from edgedit.model.deploy import fold
 from edgedit.model.dit import DiT
 
@@ -34,11 +31,6 @@ class TorchRuntime:
         model = model.to(self.device, dtype).eval()
         self._folded = fold(model, guidance_scale) if folded else None
         self._model = model
-
-    @classmethod
-    def load(cls, student: str | Path, guidance_scale: float, **options: object) -> TorchRuntime:
-        """From a training run's folder."""
-        return cls(load_student(student)[0], guidance_scale, **options)  # type: ignore[arg-type]
 
     def images(self, noise: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.floating]:
         """float (B, C, S, S) before quantisation, in the runtime's dtype."""

@@ -65,6 +65,16 @@ def test_again_changes_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {name: (path / name / "manifest.json").read_bytes() for name in before} == before
 
 
+def test_torch_runs_the_student_of_a_bundle(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    got = verb(capsys, "generate", path / "bundle", "--count", 20, "--class", "3", "--runtime", "torch", "--npz", path / "torch.npz")
+    assert got["provider"] == "torch-cpu"
+    ours, theirs = np.load(path / "threes.npz")["images"], np.load(path / "torch.npz")["images"]
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+    got = verb(capsys, "profile", path / "bundle", "--images", 20, "--warmup", 0, "--idle", 0, "--power", "none", "--runtime", "torch",
+               "--out", path / "torch-record")
+    assert got["protocol"]["runtime"] == "torch"
+
+
 def test_a_student_trained_further_is_exported_anew(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = [6 if a == 4 else a for a in steps(path)["train"]]
     assert verb(capsys, *train)["step"] == 6
