@@ -20,7 +20,7 @@ from edgedit.export.check import GraphError, check_runs, check_wellformed, open_
 from edgedit.export.graph import build
 from edgedit.export.plan import Plan
 from edgedit.export.precision import scan_ranges
-from edgedit.model.checkpoint import WEIGHTS
+from edgedit.model.checkpoint import WEIGHTS, load_student
 from edgedit.model.deploy import fold
 from edgedit.model.runtime import TorchRuntime
 
@@ -63,7 +63,7 @@ def test_bundle_makes_the_students_images(student, tmp_path):
     chance = np.random.default_rng(0)
     z, c = chance.normal(size=(5, 3, 8, 8)).astype(np.float32), np.array([0, 1, 2, 1, 0], np.int32)
     images = session.run(None, {"noise": z, "labels": c})[0]
-    expected = TorchRuntime.load(student, 1.5, folded=False, dtype=torch.float64).infer(z, c)
+    expected = TorchRuntime(load_student(student)[0], 1.5, folded=False, dtype=torch.float64).infer(z, c)
     steps = np.abs(images.astype(int) - expected)
     assert steps.max() <= 1 and (steps > 0).mean() < 0.005 and expected.std() > 20
 
