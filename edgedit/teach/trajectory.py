@@ -12,8 +12,8 @@ cut as in the full evaluation. The bound holds whatever the states are; states f
 everything is computed.
 
 On CIFAR-10 nearly all images matter down to σ ≈ 5, a few hundred at 3.3 (bounds leave them all, as batches need different
-ones), and from 1.1 on one is left: its bound proves that the
-posterior mean is that image to within 1e-12, and nothing needs to be searched or multiplied any more.
+ones), and from 1.1 on one is left: its bound proves that the posterior mean is that image to within 1e-12, and nothing needs
+to be searched or multiplied any more.
 """
 
 from __future__ import annotations
