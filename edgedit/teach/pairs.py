@@ -25,6 +25,7 @@ from edgedit.core.errors import Interrupted, OutputError, UsageError
 from edgedit.core.files import output_error, write_atomic
 from edgedit.core.pairset import KIND, image_file, label_file
 from edgedit.core.say import Event, Say, silent
+from edgedit.teach.data import NAMES
 from edgedit.teach.sampler import evaluations, sigmas
 from edgedit.teach.settings import PairSettings
 from edgedit.teach.teacher import FACTS_FILE, PLANES_FILE, prepare
@@ -160,12 +161,19 @@ def _publish(partial: Path, target: Path) -> Manifest:
 
 
 def _same(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UsageError that names what differs."""
+    """Raise UsageError that names what differs. Two ways to write one path are one path."""
     keys = [k for k in {**there, **now} if there.get(k) != now.get(k)]
+    if "data" in keys and _place(there.get("data")) == _place(now.get("data")):
+        keys.remove("data")
     if keys:
         raise UsageError(f"{folder} holds pairs made with other settings",
                          saw="; ".join(f"{k}: {there.get(k)} there, {now.get(k)} now" for k in keys),
                          fix=f"choose another --out, or remove {folder}")
+
+
+def _place(data: Any) -> str:
+    """A data set's name, or its path made absolute."""
+    return str(data) if data in NAMES else str(Path(str(data)).expanduser().resolve())
 
 
 @contextmanager

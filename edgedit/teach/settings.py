@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from edgedit.core.settings import Settings
-from edgedit.teach.data import NAMES
 
 
 class PairSettings(Settings):
@@ -36,8 +34,5 @@ class PairSettings(Settings):
     """Processes; 0: one per core that this process may use (one on a GPU)."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result: everything but `workers`, a path made absolute."""
-        values = self.model_dump(exclude={"workers"})
-        if self.data not in NAMES:
-            values["data"] = str(Path(self.data).expanduser().resolve())
-        return values
+        """What decides the result: everything but `workers`; a path as it was given."""
+        return self.model_dump(exclude={"workers"})

@@ -305,3 +305,15 @@ def test_a_run_that_never_made_a_shard_gives_way_to_other_settings(tmp_path: Pat
     assert (tmp_path / "p.partial").is_dir()
     manifest = make_pairs(tmp_path / "p", PairSettings(data="digits", count=4, workers=1))
     assert manifest.info["count"] == 4
+
+
+def test_a_path_is_kept_as_given_and_known_again_in_another_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    (tmp_path / "set" / "red").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "set" / "red" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    first = make_pairs(tmp_path / "p", PairSettings(data="set", image=8, count=2, workers=1))
+    assert str(tmp_path) not in (tmp_path / "p" / "manifest.json").read_text()
+    again = make_pairs(tmp_path / "p", PairSettings(data=str(tmp_path / "set"), image=8, count=2, workers=1))
+    assert again.digest == first.digest
