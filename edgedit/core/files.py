@@ -6,6 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgedit.core.errors import OutputError
@@ -44,6 +46,31 @@ def sha256_file(file: Path) -> str:
         while piece := stream.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+@contextmanager
+def held(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder for this process alone while it is "training in" or "writing" it; the system lets go even after kill -9.
+
+    The hold goes along when the folder is renamed. A folder that is not there needs no holding.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    import fcntl
+
+    if not folder.is_dir():
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another process is {doing} {folder}", fix="wait for it, stop it, or choose another --out") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fsync(path: Path) -> None:

@@ -1,11 +1,7 @@
-"""Whether a folder belongs to the run that is asked for, whether another process is in it, and warm starts."""
+"""Whether a folder belongs to the run that is asked for, and warm starts."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +71,3 @@ def load_init(path: str | Path, spec: DiTSpec) -> tuple[dict[str, Tensor], Paren
         raise UsageError(f"{path} is of another design than this run", saw=f"{other.to_dict()}, needed {spec.to_dict()}",
                          fix="choose the preset and pairs that it was trained with")
     return weights, parent
-
-
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; a folder that is not there needs no holding."""
-    if not out.is_dir():
-        yield
-        return
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"another process is training in {out}",
-                              fix="wait for it, stop it, or choose another --out") from None
-        yield
-    finally:
-        os.close(descriptor)

@@ -16,14 +16,14 @@ import torch
 
 from edgedit.core.artifact import MANIFEST, Manifest, Parent, check_output, create, open_artifact, read_manifest, seal
 from edgedit.core.errors import ArtifactError, Interrupted, NumericsError, UsageError
-from edgedit.core.files import write_atomic
+from edgedit.core.files import held, write_atomic
 from edgedit.core.pairset import PairSet
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.spec import DiTSpec
 from edgedit.core.stop import stop_on_signals
 from edgedit.distill.clock import Clock
 from edgedit.distill.data import Batches
-from edgedit.distill.folder import check_kind, check_same_loss, check_same_run, held, load_init
+from edgedit.distill.folder import check_kind, check_same_loss, check_same_run, load_init
 from edgedit.distill.logs import Logs, save_samples
 from edgedit.distill.settings import TrainSettings
 from edgedit.distill.state import FOLDER, Progress, load_state, save_state
@@ -74,12 +74,12 @@ def train(pairs: str | Path, out: str | Path, settings: TrainSettings, *, say: S
     if before is not None and not fresh and (finished := run.finished(before)):
         return finished
     with ExitStack() as stack:
-        stack.enter_context(held(out))
+        stack.enter_context(held(out, "training in"))
         stack.enter_context(torch_as_told(settings))
         trainer = Trainer(spec, settings, device, weights)
         if before is None or fresh:
             run.begin(trainer)
-            stack.enter_context(held(out))
+            stack.enter_context(held(out, "training in"))
             return run.go(trainer, published=0)
         check_same_loss(out, before, trainer.setup.facts())
         return run.go(trainer, published=before.info["step"])

@@ -6,7 +6,6 @@ with the rung before it, so that a difference can be put down to one step: a pre
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -155,14 +154,6 @@ def compare(rungs: Sequence[Rung], spec: DiTSpec, settings: ParitySettings | Non
             draft.parents, draft.spec, draft.settings = list(parents), spec.to_dict(), settings.model_dump()
             draft.info = {"label": spec.label, "ok": body["ok"], "rungs": names}
     return body
-
-
-def load_parity(folder: str | Path) -> dict[str, Any]:
-    """The result that `compare` kept in a folder."""
-    from edgedit.core.artifact import open_artifact
-
-    artifact = open_artifact(folder, KIND, fix="edgedit compare STUDENT BUNDLE… --out FOLDER makes one")
-    return json.loads(artifact.file(PARITY_FILE).read_text(encoding="utf-8"))
 
 
 def difference(name: str, against: str, made: _Images, other: _Images) -> Difference:

@@ -22,7 +22,7 @@ from edgedit import __version__
 from edgedit.core import artifact
 from edgedit.core.artifact import MANIFEST, Manifest, check_output, open_artifact, read_manifest
 from edgedit.core.errors import Interrupted, OutputError, UsageError
-from edgedit.core.files import output_error, write_atomic
+from edgedit.core.files import held, output_error, write_atomic
 from edgedit.core.pairset import KIND, image_file, label_file
 from edgedit.core.say import Event, Say, silent
 from edgedit.teach.data import NAMES
@@ -31,7 +31,7 @@ from edgedit.teach.settings import PairSettings
 from edgedit.teach.teacher import FACTS_FILE, PLANES_FILE, prepare
 from edgedit.teach.workers import Job, run_here, run_processes, shard_state
 
-_BEGUN, _TEACHER, _LOCK = "begun.json", "begun-teacher.json", ".lock"
+_BEGUN, _TEACHER = "begun.json", "begun-teacher.json"
 
 
 def make_pairs(out: str | Path, settings: PairSettings | None = None, *, cache: Path | None = None,
@@ -63,7 +63,11 @@ def make_pairs(out: str | Path, settings: PairSettings | None = None, *, cache: 
         _same(target, manifest.settings, settings.identity())
         return manifest
     partial = target.with_name(target.name + ".partial")
-    with _stoppable(partial), _locked(partial):
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(partial, error) from error
+    with _stoppable(partial), held(partial, "writing"):
         if not (partial / MANIFEST).is_file():  # else it was stopped just before it took its name
             _forget_what_never_began(partial)
             _begin(partial, {**settings.identity(), "edgedit": __version__})
@@ -105,7 +109,7 @@ def _begin(partial: Path, what: dict[str, Any], name: str = _BEGUN) -> None:
     try:
         before = json.loads((partial / name).read_bytes())
     except FileNotFoundError:
-        strangers = [p.name for p in partial.iterdir() if p.name != _LOCK]
+        strangers = [p.name for p in partial.iterdir()]
         if name == _BEGUN and strangers:
             raise OutputError(f"{partial} holds files that this stage did not make; nothing there was touched",
                               saw=sorted(strangers)[:5], fix="choose another --out, or move them away") from None
@@ -153,7 +157,7 @@ def _seal(job: Job, settings: PairSettings, identity: dict[str, Any]) -> None:
 def _publish(partial: Path, target: Path) -> Manifest:
     """Take away what only the work needed, and give the folder its name."""
     try:
-        _sweep(partial, _BEGUN, _TEACHER, _LOCK, PLANES_FILE, FACTS_FILE, "done-*.json", ".*.part")
+        _sweep(partial, _BEGUN, _TEACHER, PLANES_FILE, FACTS_FILE, "done-*.json", ".*.part")
         os.replace(partial, target)
     except OSError as error:
         raise output_error(target, error) from error
@@ -174,24 +178,6 @@ def _same(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
 def _place(data: Any) -> str:
     """A data set's name, or its path made absolute."""
     return str(data) if data in NAMES else str(Path(str(data)).expanduser().resolve())
-
-
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it even after kill -9."""
-    import fcntl
-
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = (partial / _LOCK).open("w")
-    except OSError as error:
-        raise output_error(partial, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"another process is writing {partial}", fix="wait for it, or choose another --out") from error
-        yield
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 from edgedit.core.artifact import open_artifact, seal
 from edgedit.core.errors import ArtifactError, Interrupted, MissingError, NumericsError, OutputError, UsageError
+from edgedit.core.files import held
 from edgedit.core.pairset import PairSet, to_float
 from edgedit.core.say import Event
 from edgedit.distill import plan, train
 from edgedit.distill.data import batch_indices, dropped
-from edgedit.distill.folder import held
 from edgedit.distill.logs import METRICS, read_metrics
 from edgedit.distill.state import load_state
 from edgedit.model.checkpoint import load_student
@@ -314,7 +314,7 @@ def test_outputs_that_are_not_a_run_are_left_alone(pairs, tmp_path):
 def test_two_processes_do_not_train_in_one_folder(pairs, tmp_path):
     out = tmp_path / "student"
     train(pairs, out, tiny(steps=4))
-    with held(out):
+    with held(out, "training in"):
         with pytest.raises(OutputError, match="another process"):
             train(pairs, out, tiny())
         with pytest.raises(OutputError, match="another process"):

@@ -16,12 +16,13 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.fake_jetson.curve import Curve
 from tests.fake_jetson.lines import SHARES, STYLES, line, rail_field, rail_names
 
-__all__ = ["SHARES", "STYLES", "Curve", "Updater", "build_tree", "install_tegrastats", "line", "rail_field", "rail_names",
+__all__ = ["SHARES", "STYLES", "Curve", "Ticking", "Updater", "build_tree", "install_tegrastats", "line", "rail_field", "rail_names",
            "tegrastats_environment", "write"]
 
 BUS_MV = 5000
@@ -117,14 +118,14 @@ def tegrastats_environment(curve: Curve, style: str = "jp6", mode: str = "normal
     return {"FAKE_CURVE": curve.dumps(), "FAKE_STYLE": style, "FAKE_MODE": mode}
 
 
-class Updater:
-    """A thread that writes the INA3221 nodes of a tree along a curve, 200 times a second."""
+class Ticking:
+    """Calls `tick` 200 times a second on a thread, for the length of a `with` block."""
 
-    def __init__(self, root: Path, curve: Curve) -> None:
-        self._root, self._curve, self._stop = root, curve, threading.Event()
+    def __init__(self, tick: Callable[[], object]) -> None:
+        self._tick, self._stop = tick, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Updater:
+    def __enter__(self) -> Ticking:
         self._thread.start()
         return self
 
@@ -134,4 +135,11 @@ class Updater:
 
     def _run(self) -> None:
         while not self._stop.wait(0.005):
-            set_power(self._root, self._curve.power_mw(time.monotonic_ns()))
+            self._tick()
+
+
+class Updater(Ticking):
+    """Writes the INA3221 nodes of a tree along a curve."""
+
+    def __init__(self, root: Path, curve: Curve) -> None:
+        super().__init__(lambda: set_power(root, curve.power_mw(time.monotonic_ns())))
