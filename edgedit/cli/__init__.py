@@ -54,7 +54,7 @@ for _verb in _VERBS:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that a user can act on are printed without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # GNU OpenMP's threads spin while they wait: on a core that another program holds, a training step took 6 times as long.
+    # GNU OpenMP's threads spin while they wait: where another program holds a core, training gets several times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         app(arguments)
