@@ -85,9 +85,9 @@ def train(
     need_host("torch", "safetensors")
     from edgedit.core.settings import resolve
     from edgedit.distill.dryrun import plan
-    from edgedit.distill.loop import train as train_stage
     from edgedit.distill.settings import TrainSettings
     from edgedit.distill.settings import preset as preset_settings
+    from edgedit.distill.training import train as train_stage
 
     options = {"loss.name": loss, "steps": steps, "epochs": epochs, "batch": batch, "device": device,
                "loss.lpips.weights": str(lpips_weights) if lpips_weights else None}

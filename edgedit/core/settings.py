@@ -22,6 +22,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @classmethod
+    def section(cls, values: dict[str, Any]) -> type[Settings]:
+        """The class that knows the keys of `values`: this one, unless a section has several kinds."""
+        return cls
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -80,6 +85,8 @@ def _value(text: str) -> Any:
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
     for part in path:
+        if isinstance(tree.get(part), str):  # `setup = "dmd"` is short for `setup.name = "dmd"`
+            tree[part] = {"name": tree[part]}
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise UsageError(f"setting '{dotted}' names something inside a plain value", fix="see --help for the settings' names")
@@ -101,11 +108,11 @@ def _check_keys(model: type[BaseModel], values: dict[str, Any], prefix: str) -> 
             raise UsageError(f"unknown setting '{prefix}{key}'", fix=did_you_mean(key, known))
         section = _section(known[key].annotation)
         if section is not None and isinstance(value, dict):
-            _check_keys(section, value, f"{prefix}{key}.")
+            _check_keys(section.section(value), value, f"{prefix}{key}.")
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def _section(annotation: Any) -> type[Settings] | None:
     for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+        if isinstance(candidate, type) and issubclass(candidate, Settings):
             return candidate
     return None

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgedit.distill.dryrun import plan
-    from edgedit.distill.loop import train
     from edgedit.distill.settings import TrainSettings, preset, presets
+    from edgedit.distill.training import train
 
 __all__ = ["TrainSettings", "plan", "preset", "presets", "train"]
 
-_HOMES = {"train": "loop", "plan": "dryrun", "TrainSettings": "settings", "preset": "settings", "presets": "settings"}
+_HOMES = {"train": "training", "plan": "dryrun", "TrainSettings": "settings", "preset": "settings", "presets": "settings"}
 
 
 def __getattr__(name: str) -> Any:

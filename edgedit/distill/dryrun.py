@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from edgedit.core.pairset import PairSet
-from edgedit.distill.data import Batches
 from edgedit.distill.settings import TrainSettings
-from edgedit.distill.trainer import Trainer, pick_device, torch_as_told
+from edgedit.distill.student import StudentTrainer
+from edgedit.learn.device import pick_device, torch_as_told
 
 
 def plan(pairs: str | Path, settings: TrainSettings, *, measure: int = 3) -> dict[str, Any]:
@@ -33,14 +33,14 @@ def plan(pairs: str | Path, settings: TrainSettings, *, measure: int = 3) -> dic
     device = pick_device(settings)
     steps = settings.total_steps(len(data))
     images = steps * settings.batch
-    with torch_as_told(settings), Batches(data, batch=settings.batch, seed=settings.seed, label_dropout=settings.label_dropout,
-                                          start=0, stop=1 + measure) as batches:
-        trainer = Trainer(spec, settings, device)
+    with torch_as_told(settings):
+        trainer = StudentTrainer(data, spec, settings, device)
         start = 0.0
-        for batch in batches:
-            if batch.step == 1:
-                start = time.perf_counter()
-            float(trainer.step(batch.to(device), settings.optimizer.lr)[0])
+        with trainer.batches(0, 1 + measure) as batches:
+            for step, batch in enumerate(batches):
+                if step == 1:
+                    start = time.perf_counter()
+                float(trainer.step(batch, step, settings.optimizer.lr).loss)
         step_s = (time.perf_counter() - start) / measure
     return {
         "settings": settings.model_dump(mode="json"), "spec": spec.to_dict(), "label": spec.label,

@@ -5,7 +5,7 @@ import pytest
 from edgedit.core.errors import UsageError
 from edgedit.core.settings import resolve
 from edgedit.distill import TrainSettings, preset, presets
-from edgedit.distill.settings import OptimizerSettings, changes
+from edgedit.learn.settings import OptimizerSettings, changes
 
 TABLE_6 = {  # depth, width, heads, parameters (science.md §4.2)
     "dit-nano-0.42m-wider": (1, 128, 8, 416_652), "dit-nano-0.42m-wide": (2, 96, 8, 415_308),
@@ -77,3 +77,15 @@ def test_learning_rate_schedules():
 def test_changes_name_both_values_and_leave_free_settings_out():
     new = resolve(TrainSettings, sets=["optimizer.lr=2e-4", "steps=7", "threads=2", "loss.lpips.weights=x.pth"])
     assert changes(TrainSettings(), new) == ["optimizer.lr: 0.0001 → 0.0002"]
+
+
+def test_a_setup_is_a_name_or_a_section_with_options_of_its_own():
+    assert TrainSettings().setup.name == "get"
+    assert resolve(TrainSettings, sets=["setup=get"]).setup == resolve(TrainSettings, sets=["setup.name=get"]).setup
+    assert resolve(TrainSettings, base={"setup": "get"}, options={"setup.name": "get"}).setup.name == "get"
+    with pytest.raises(UsageError, match="there is no setup 'gett'"):
+        resolve(TrainSettings, sets=["setup=gett"])
+    with pytest.raises(UsageError, match=r"unknown setting 'setup\.weigth'"):
+        resolve(TrainSettings, sets=["setup.name=get", "setup.weigth=1"])
+    dumped = TrainSettings().model_dump(mode="json")
+    assert dumped["setup"] == {"name": "get"} and TrainSettings.model_validate(dumped) == TrainSettings()

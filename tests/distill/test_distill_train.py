@@ -22,9 +22,9 @@ from edgedit.core.files import held
 from edgedit.core.pairset import PairSet, to_float
 from edgedit.core.say import Event
 from edgedit.distill import plan, train
-from edgedit.distill.data import batch_indices, dropped
-from edgedit.distill.logs import METRICS, read_metrics
-from edgedit.distill.state import load_state
+from edgedit.learn.logs import METRICS, read_metrics
+from edgedit.learn.order import batch_indices, chosen
+from edgedit.learn.state import load_state
 from edgedit.model.checkpoint import load_student
 from edgedit.model.dit import DiT
 
@@ -91,7 +91,7 @@ def test_the_result_is_that_of_the_plain_algorithm(pairs, whole):
     seen = []
     for t in range(20):
         indices = batch_indices(s.seed, t, 8, len(data))
-        labels = torch.from_numpy(np.where(dropped(s.seed, t, 8, 0.1), 3, data.labels(indices)))
+        labels = torch.from_numpy(np.where(chosen(s.seed, t, 8, 0.1), 3, data.labels(indices)))
         images = torch.from_numpy(to_float(data.images(indices)))
         loss = (model(torch.from_numpy(data.noise(indices)), labels) - images).abs().mean()
         seen.append(loss.item())
@@ -210,7 +210,7 @@ def test_a_trained_student_without_checkpoints_is_not_begun_anew_silently(pairs,
     train(pairs, out, tiny(steps=5))
     shutil.rmtree(out / "state")
     assert train(pairs, out, tiny(steps=5)).info["complete"]
-    with pytest.raises(ArtifactError, match=r"student of step 5, and no checkpoint[\s\S]*--init"):
+    with pytest.raises(ArtifactError, match=r"the weights of step 5, and no checkpoint[\s\S]*--init"):
         train(pairs, out, tiny())
     assert load_student(out)[2]["step"] == 5
 

@@ -63,7 +63,7 @@ def test_core_imports_small_pure_libraries_only(file: Path) -> None:
 @pytest.mark.parametrize("file", modules("device") + modules("report"), ids=lambda f: f"{f.parent.name}-{f.stem}")
 def test_the_device_side_never_needs_torch(file: Path) -> None:
     assert not roots(imports(file)) & HEAVY
-    assert not {n for n in imports(file) if n.startswith("edgedit.model")}
+    assert not {n for n in imports(file) if n.startswith(("edgedit.model", "edgedit.learn"))}
 
 
 @pytest.mark.parametrize("file", modules("device"), ids=lambda f: f.stem)
@@ -76,18 +76,19 @@ def test_no_room_imports_a_sibling(room: str) -> None:
     for file in modules(room):
         for name in imports(file):
             other = name.split(".")[1] if name.startswith("edgedit.") else None
-            assert other in (None, "core", "model", room, "__version__"), f"{file} imports {name}"
+            assert other in (None, "core", "model", "learn", room, "__version__"), f"{file} imports {name}"
 
 
-def test_model_imports_core_only() -> None:
-    for file in modules("model"):
-        assert not {n for n in imports(file) if n.startswith("edgedit.") and n.split(".")[1] not in ("core", "model")}
+@pytest.mark.parametrize(("shared", "may"), [("model", {"core", "model"}), ("learn", {"core", "model", "learn"})])
+def test_what_rooms_share_knows_no_room(shared: str, may: set[str]) -> None:
+    for file in modules(shared):
+        assert not {n for n in imports(file) if n.startswith("edgedit.") and n.split(".")[1] not in may}
 
 
 @pytest.mark.parametrize("file", modules("cli"), ids=lambda f: f.stem)
 def test_the_cli_imports_rooms_inside_functions(file: Path) -> None:
     top = imports(file, top_level_only=True)
-    assert not {n for n in top if n.startswith("edgedit.") and n.split(".")[1] in (*ROOMS, "model")}
+    assert not {n for n in top if n.startswith("edgedit.") and n.split(".")[1] in (*ROOMS, "model", "learn")}
     assert not roots(top) & (HEAVY | RUNTIMES | {"numpy", "pydantic"})
 
 

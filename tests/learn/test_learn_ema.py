@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgedit.core.spec import DiTSpec
-from edgedit.distill.ema import Ema, decay_at
+from edgedit.learn.ema import Ema, decay_at
 from edgedit.model.dit import DiT
 
 

@@ -8,14 +8,12 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from edgedit.core.files import output_error, write_atomic
 from edgedit.core.noise import noise
-from edgedit.core.pairset import to_uint8
 from edgedit.core.picture import grid, png
 from edgedit.core.say import Event, Say
-from edgedit.model.dit import DiT
 
 METRICS = "metrics.jsonl"
 SAMPLE_SEED = 1 << 40
@@ -87,20 +85,20 @@ def _board(folder: Path, step: int, say: Say) -> Any:
         raise output_error(folder, error) from error
 
 
-@torch.no_grad()
-def save_samples(out: Path, model: DiT, class_names: list[str], step: int, guidance: float) -> Path:
-    """Draw `samples/step-….png`: a row for each class (the first 20), the same noise at every step of every run."""
-    spec = model.spec
-    rows = min(spec.classes, SAMPLE_ROWS)
-    count = rows * SAMPLE_COLUMNS
-    device = model.patch.weight.device
-    z = torch.from_numpy(noise(SAMPLE_SEED, range(count), (spec.channels, spec.image, spec.image))).to(device)
-    labels = torch.from_numpy(np.repeat(np.arange(rows), SAMPLE_COLUMNS)).to(device)
-    pictures = to_uint8(model.guided(z, labels, guidance).float().cpu().numpy())
+def save_grid(out: Path, step: int, pictures: NDArray[np.uint8], names: list[str]) -> Path:
+    """Write `samples/step-….png`: uint8 (rows · columns, H, W, C), a row for each name."""
     file = out / "samples" / f"step-{step:07d}.png"
     try:
         file.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise output_error(file, error) from error
-    write_atomic(file, png(grid(pictures, columns=SAMPLE_COLUMNS, names=class_names[:rows])))
+    write_atomic(file, png(grid(pictures, columns=len(pictures) // len(names), names=names)))
     return file
+
+
+def sample_inputs(shape: tuple[int, int, int], classes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Noise float32 (N, C, H, W) and labels int64 (N,) of a grid: a row for each class (the first 20), eight a row, the same
+    at every step of every run."""
+    rows = min(classes, SAMPLE_ROWS)
+    count = rows * SAMPLE_COLUMNS
+    return noise(SAMPLE_SEED, range(count), shape), np.repeat(np.arange(rows), SAMPLE_COLUMNS)

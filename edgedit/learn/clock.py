@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from edgedit.distill.state import Progress
+from edgedit.learn.state import Progress
 
 _SAY_S = 0.5
 

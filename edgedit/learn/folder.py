@@ -1,4 +1,4 @@
-"""Whether a folder belongs to the run that is asked for, and warm starts."""
+"""Whether a folder belongs to the run that is asked for."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor
 
-from edgedit.core.artifact import Manifest, Parent, open_artifact
+from edgedit.core.artifact import Manifest, Parent
 from edgedit.core.errors import OutputError, UsageError
-from edgedit.core.files import sha256_file
-from edgedit.core.spec import DiTSpec
-from edgedit.distill.settings import TrainSettings, changes
-from edgedit.model.checkpoint import KIND, WEIGHTS, load_weights
+from edgedit.learn.settings import LearnSettings, changes
 
 _OTHERWISE = "use the same settings to go on, begin anew with --restart, or choose another --out"
 
 
-def check_kind(out: Path, manifest: Manifest | None) -> None:
+def check_kind(out: Path, manifest: Manifest | None, kind: str) -> None:
     """Raise OutputError when the folder holds something else than a training run: it is not touched, restart or not."""
-    if manifest is not None and manifest.kind != KIND:
-        raise OutputError(f"{out} holds an artifact of kind '{manifest.kind}', not a training run", fix="choose another --out")
+    if manifest is not None and manifest.kind != kind:
+        raise OutputError(f"{out} holds an artifact of kind '{manifest.kind}', not a training run of kind '{kind}'",
+                          fix="choose another --out")
 
 
-def check_same_run(out: Path, manifest: Manifest, settings: TrainSettings, parents: tuple[Parent, ...], steps: int) -> None:
+def check_same_run(out: Path, manifest: Manifest, settings: LearnSettings, parents: tuple[Parent, ...], steps: int) -> None:
     """Raise UsageError unless the folder's run has the same inputs and settings, and no more steps than asked for."""
     try:
-        before = TrainSettings.model_validate(manifest.settings)
+        before = type(settings).model_validate(manifest.settings)
     except ValidationError as error:
         raise UsageError(f"{out} was trained by another version of edgedit, with settings this one does not know",
                          saw=error.errors()[0]["loc"], fix="begin anew with --restart, or choose another --out") from error
@@ -43,31 +40,9 @@ def check_same_run(out: Path, manifest: Manifest, settings: TrainSettings, paren
                          fix="ask for more steps, begin anew with --restart, or choose another --out")
 
 
-def check_same_loss(out: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
+def check_same_loss(out: Path, before: dict[str, Any], facts: dict[str, Any]) -> None:
     """Raise UsageError when a run would go on under another measure than it began with (other LPIPS weights)."""
-    before = manifest.info["loss"]
     if before != facts:
         different = sorted(k for k in before.keys() | facts.keys() if before.get(k) != facts.get(k))
         raise UsageError(f"{out} holds a run with another loss", fix=_OTHERWISE,
                          saw="; ".join(f"{k}: {before.get(k)} → {facts.get(k)}" for k in different))
-
-
-def load_init(path: str | Path, spec: DiTSpec) -> tuple[dict[str, Tensor], Parent]:
-    """Weights to start from, and how the run names them: a student's folder, or a bare `.safetensors` of one.
-
-    Raises:
-        ArtifactError: not there, damaged, or not a student.
-        UsageError: a student of another design.
-    """
-    path = Path(path)
-    if path.is_dir():
-        artifact = open_artifact(path, KIND)
-        file, parent = artifact.file(WEIGHTS), artifact.as_parent("init")
-        other, weights, _ = load_weights(file)
-    else:
-        other, weights, _ = load_weights(path)
-        parent = Parent("init", "weights", sha256_file(path), str(path), other.label)
-    if other != spec:
-        raise UsageError(f"{path} is of another design than this run", saw=f"{other.to_dict()}, needed {spec.to_dict()}",
-                         fix="choose the preset and pairs that it was trained with")
-    return weights, parent

@@ -1,13 +1,14 @@
-"""Exponential moving average of the student's weights: what is exported and shown."""
+"""Exponential moving average of a network's weights: what is exported and shown."""
 
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgedit.model.dit import DiT
+M = TypeVar("M", bound=nn.Module)
 
 
 def decay_at(updates: int, decay: float, warmup: bool = True) -> float:
@@ -20,11 +21,11 @@ def decay_at(updates: int, decay: float, warmup: bool = True) -> float:
     return min(decay, (1 + updates) / (10 + updates)) if warmup else decay
 
 
-class Ema:
+class Ema(Generic[M]):
     """The averaged twin of a model, `ema.model`, in eval mode and without gradients."""
 
-    def __init__(self, model: DiT, decay: float, warmup: bool = True) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: M, decay: float, warmup: bool = True) -> None:
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.warmup = decay, warmup
         self._average: list[Tensor] = list(self.model.parameters())
         self._source: list[Tensor] = list(model.parameters())

@@ -1,0 +1,1 @@
+"""Distillation setups, one a file; `edgedit.distill.setup` says what each holds."""

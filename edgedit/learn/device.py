@@ -1,0 +1,64 @@
+"""The device of a run, and torch set as the run is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from edgedit.core.errors import MissingError, UsageError
+from edgedit.learn.ranks import ALONE, Ranks
+from edgedit.learn.settings import LearnSettings
+
+
+def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device that a setting names; "auto" is the first CUDA device (of several processes each its own), else the CPU.
+
+    Raises:
+        UsageError: no such device.
+        MissingError: a CUDA device was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.world > 1:
+        name = f"cuda:{ranks.local}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"'{name}' is not a device", fix="auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MissingError("there is no CUDA device here", saw=f"torch {torch.__version__}", fix="--set device=cpu")
+    if device.type not in ("cuda", "cpu"):
+        raise UsageError(f"training on '{device.type}' is not supported", fix="auto, cpu, cuda or cuda:N")
+    return device
+
+
+def pick_device(settings: LearnSettings, ranks: Ranks = ALONE) -> torch.device:
+    """`find_device` of the settings; UsageError also for a precision that the device lacks."""
+    device = find_device(settings.device, ranks)
+    if settings.precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
+        raise UsageError("tf32 needs an NVIDIA GPU of compute capability 8.0 or later", saw=device, fix="--set precision=fp32")
+    return device
+
+
+def autocast(settings: LearnSettings, device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where torch's autocast allows it, if the settings say so."""
+    return torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def torch_as_told(settings: LearnSettings) -> Iterator[None]:
+    """Threads and float32 matmul precision of torch while a run lasts; all are put back after it."""
+    threads, precision, convolutions = (torch.get_num_threads(), torch.get_float32_matmul_precision(),
+                                        torch.backends.cudnn.allow_tf32)
+    try:
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
