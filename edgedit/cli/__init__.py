@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from edgedit.cli import board, host
+from edgedit.cli import board, host, teacher
 from edgedit.core.errors import EdgeditError
 
 app = typer.Typer(
@@ -50,6 +50,15 @@ def _help(verb: Callable[..., None]) -> str:
 for _verb in _VERBS:
     app.command(help=_help(_verb))(_verb)
 
+_GROUPS: list[tuple[str, str, list[Callable[..., None]]]] = [
+    ("teacher", "Convert, train and look at diffusion teachers.", [teacher.convert, teacher.train, teacher.sample]),
+]
+for _name, _about, _verbs in _GROUPS:
+    _group = typer.Typer(no_args_is_help=True, help=_about)
+    for _verb in _verbs:
+        _group.command(help=_help(_verb))(_verb)
+    app.add_typer(_group, name=_name)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that a user can act on are printed without a traceback."""
@@ -63,7 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
             import json
 
             print(json.dumps({"error": {"what": error.what, "saw": error.saw, "fix": error.fix}}, indent=1))
-        print(f"error: {error}", file=sys.stderr)
+        if not error.echo:
+            process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
+            print(f"error{process}: {error}", file=sys.stderr)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from types import TracebackType
@@ -14,7 +15,7 @@ _PLAIN_EVERY_S = 10.0
 
 
 class Console:
-    """Renders a stage's events and its result.
+    """Renders a stage's events and its result; of the processes that torchrun starts, the first one speaks.
 
     Args:
         as_json: print one JSON object on stdout instead of the result line; progress stays on stderr.
@@ -22,6 +23,7 @@ class Console:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self._mute = os.environ.get("RANK", "0") != "0"
         self._live = sys.stderr.isatty()
         self._clock: dict[str, tuple[float, float]] = {}  # text → (first seen, last printed)
         self._line = ""
@@ -53,11 +55,15 @@ class Console:
 
     def note(self, text: str) -> None:
         """A sentence on stderr."""
+        if self._mute:
+            return
         self._end_line()
         print(text, file=sys.stderr, flush=True)
 
     def done(self, text: str, *, following: str | None = None, data: dict[str, Any] | None = None) -> None:
         """The one-line result, then the command that usually follows; with --json the data alone."""
+        if self._mute:
+            return
         self._end_line()
         if self.as_json:
             print(json.dumps(data or {}, indent=1, ensure_ascii=False, default=str))
@@ -67,6 +73,8 @@ class Console:
             print(f"next: {following}")
 
     def _show(self, line: str, finished: bool) -> None:
+        if self._mute:
+            return
         if not self._live:
             print(line, file=sys.stderr, flush=True)
             return

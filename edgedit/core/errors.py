@@ -16,6 +16,8 @@ class EdgeditError(Exception):
     """
 
     code = 1
+    echo = False
+    """True where another process of the same run raised it and prints it."""
 
     def __init__(self, what: str, *, saw: object = None, fix: str | None = None) -> None:
         self.what, self.saw, self.fix = what, None if saw is None else str(saw), fix

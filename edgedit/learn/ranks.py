@@ -110,7 +110,9 @@ class Ranks:
             raise failure
         if kind == "error":
             name, what, saw, fix = value
-            raise getattr(errors, name)(what, saw=saw, fix=fix)
+            echo: EdgeditError = getattr(errors, name)(what, saw=saw, fix=fix)
+            echo.echo = True
+            raise echo
         return value  # type: ignore[no-any-return]
 
     def share(self, tensors: dict[str, Tensor] | None, device: torch.device) -> dict[str, Tensor]:

@@ -80,8 +80,9 @@ class Trainer(ABC, Generic[M]):
         """Inverse of `tensors`; ArtifactError when names or shapes do not fit."""
         for name, parameter in self.trained.items():
             prefix = f"optimizer.{name}."
-            self.optimizer.state[parameter] = {n[len(prefix):]: torch.empty_like(t, device=self.device)
-                                               for n, t in tensors.items() if n.startswith(prefix)}
+            self.optimizer.state[parameter] = {  # moments lie in memory as their parameter does, or sums are rounded otherwise
+                n[len(prefix):]: torch.empty_like(parameter if t.shape == parameter.shape else t, dtype=t.dtype, device=self.device)
+                for n, t in tensors.items() if n.startswith(prefix)}
         mine = {n: t for n, t in self.tensors().items() if not n.startswith("own.")}
         saved = {n: t for n, t in tensors.items() if not n.startswith("own.")}
         wrong = sorted(mine.keys() ^ saved.keys()) or [n for n, t in saved.items() if t.shape != mine[n].shape]
