@@ -125,8 +125,9 @@ def export(
                                                        "operator (opset 23); ort: ONNX Runtime's fused operator.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a run (default 128).")] = None,
     dynamic: Annotated[bool | None, typer.Option("--dynamic/--fixed", help="Take any batch, or --batch only (default).")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance inside the graph (paper: 1.5); 1.0 is "
-                                                               "none and costs half.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance inside the graph (1.5 as in the paper, by "
+                                                               "default; none for a student of setup guided); 1.0 is none and costs "
+                                                               "half.")] = None,
     sets: Sets = None,
     config: Config = None,
     json: Json = False,

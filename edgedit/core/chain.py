@@ -49,7 +49,7 @@ def chain(path: str | Path) -> list[Link]:
 
 def _walk(parent: Parent, child: Path, depth: int, links: list[Link]) -> None:
     status, detail, where = "absent", "", parent.path
-    for candidate in (Path(parent.path), child.parent / Path(parent.path).name):
+    for candidate in (Path(parent.path), child.parent / Path(parent.path).name) if parent.path else ():
         if not candidate.is_dir():
             continue
         try:

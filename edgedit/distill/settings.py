@@ -60,8 +60,9 @@ class LossSettings(Settings):
 class TrainSettings(LearnSettings):
     """Everything that `edgedit train` can be told."""
 
-    free: ClassVar[tuple[str, ...]] = (*LearnSettings.free, "sample_guidance", "loss.lpips.weights")
-    """Beside the free ones of any run. (LPIPS weights are held by their hash.)"""
+    free: ClassVar[tuple[str, ...]] = (*LearnSettings.free, "sample_guidance", "loss.lpips.weights", "setup.teacher", "setup.assistant",
+                                       "setup.student")
+    """Beside the free ones of any run. (LPIPS weights and the artifacts that a setup reads are held by their hash.)"""
 
     setup: Annotated[SerializeAsAny[SetupSettings], BeforeValidator(find_options)] = Field(default="get", validate_default=True)  # type: ignore[assignment]
     """Which setup, with its own options: `setup = "dmd"`, or `setup = { name = "dmd", regression = 0.5 }`."""

@@ -23,7 +23,7 @@ from edgedit.export.fusion import BlockFusion, attention_fusion
 from edgedit.export.graph import BATCH, IMAGES, LABELS, NOISE, build
 from edgedit.export.plan import Plan
 from edgedit.export.precision import FP16_MAX, Ranges, scan_ranges
-from edgedit.model.checkpoint import load_student
+from edgedit.model.checkpoint import USUAL_GUIDANCE, load_student, usual_guidance
 from edgedit.model.deploy import DeployedDiT, fold
 
 KIND = "bundle"
@@ -43,8 +43,9 @@ class ExportSettings(Settings):
     """Images per run; of a dynamic graph, the usual number."""
     dynamic: bool = False
     """Take any number of images per run."""
-    guidance_scale: float = Field(default=1.5, ge=0, allow_inf_nan=False)
-    """Classifier-free guidance inside the graph; 1.0 is none and costs half."""
+    guidance_scale: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance inside the graph; 1.0 is none and costs half. None takes the student's own: 1.5, or none for one
+    that has guidance in its weights."""
     opset: int | None = None
     """Version of the ONNX domain; None chooses by dialect: 20 for pattern (the newest that TensorRT 10.3 reads) and ort, 23 for
     onnx."""
@@ -73,12 +74,12 @@ def export(student: Path, out: Path, settings: ExportSettings | None = None, *, 
     check_output(out)
     model, artifact, facts = load_student(student)
     spec = model.spec
-    plan = make_plan(spec, settings)
-    resolved = {**settings.model_dump(), "opset": plan.opset, "head_size": plan.head_size}
+    plan = make_plan(spec, settings, usual_guidance(facts))
+    resolved = {**settings.model_dump(), "guidance_scale": plan.guidance_scale, "opset": plan.opset, "head_size": plan.head_size}
     if (made := _already(out, resolved, artifact)) is not None:
         say(Event(f"{out} is made from this student with these settings already"))
         return made
-    network = fold(model.float(), settings.guidance_scale)
+    network = fold(model.float(), plan.guidance_scale)
     metadata = {"edgedit.spec": json.dumps(spec.to_dict()), "edgedit.settings": json.dumps(resolved)}
     graph = build(network, plan, metadata)
     data = graph.SerializeToString(deterministic=True)
@@ -92,8 +93,12 @@ def export(student: Path, out: Path, settings: ExportSettings | None = None, *, 
     return draft.manifest
 
 
-def make_plan(spec: DiTSpec, settings: ExportSettings) -> Plan:
-    """Settings with every open choice made; UsageError when they contradict each other."""
+def make_plan(spec: DiTSpec, settings: ExportSettings, guidance_scale: float = USUAL_GUIDANCE) -> Plan:
+    """Settings with every open choice made; UsageError when they contradict each other.
+
+    Args:
+        guidance_scale: what to take where the settings leave it open.
+    """
     dialect = DIALECTS[settings.attention]
     if settings.opset is not None and not dialect.oldest_opset <= settings.opset <= NEWEST_OPSET:
         raise UsageError(f"attention '{dialect.name}' is written in opset {dialect.oldest_opset} … {NEWEST_OPSET}",
@@ -101,7 +106,8 @@ def make_plan(spec: DiTSpec, settings: ExportSettings) -> Plan:
     if settings.head_size is not None and settings.head_size < spec.head_size:
         raise UsageError("head_size can only pad", saw=f"{settings.head_size}, the student has {spec.head_size}")
     return Plan.of(spec, settings.precision, settings.attention, batch=None if settings.dynamic else settings.batch,
-                   guidance_scale=settings.guidance_scale, opset=settings.opset, head_size=settings.head_size)
+                   guidance_scale=guidance_scale if settings.guidance_scale is None else settings.guidance_scale, opset=settings.opset,
+                   head_size=settings.head_size)
 
 
 def _already(out: Path, resolved: dict[str, Any], student: Artifact) -> Manifest | None:
@@ -121,7 +127,7 @@ def _check(graph: ModelProto, data: bytes, network: DeployedDiT, plan: Plan, set
     ranges = None
     if settings.precision == "fp16":
         say(Event("measure ranges"))
-        wide = Plan.of(network.spec, "fp32", "pattern", batch=None, guidance_scale=settings.guidance_scale)
+        wide = Plan.of(network.spec, "fp32", "pattern", batch=None, guidance_scale=plan.guidance_scale)
         ranges = scan_ranges(build(network, wide), network.spec)
         _judge(ranges, say)
     say(Event("check the graph"))

@@ -20,6 +20,14 @@ KIND = "student"
 WEIGHTS = "student.safetensors"
 """EMA weights of a training run: what is exported and shown."""
 
+USUAL_GUIDANCE = 1.5
+"""Scale of classifier-free guidance at inference (the paper, Appendix C)."""
+
+
+def usual_guidance(facts: dict[str, Any]) -> float:
+    """The guidance to run a student with, given the facts of its training: 1.5, or 1.0 where its weights have it in them."""
+    return 1.0 if "distilled_guidance" in (facts.get("loss") or {}) else USUAL_GUIDANCE
+
 
 def save_weights(file: str | Path, spec: DiTSpec, weights: dict[str, Tensor], info: dict[str, Any] | None = None) -> None:
     """Write weights atomically.

@@ -17,6 +17,9 @@ TABLE_6 = {  # depth, width, heads, parameters (science.md §4.2)
     "dit-nano-5m-200ep": (7, 192, 12, 4_881_612),
 }
 
+NEEDS = {"ta": {"setup.assistant": "assistant"}, "dmd": {"setup.teacher": "teacher"}}
+"""What presets of these setups must be told."""
+
 
 @pytest.mark.parametrize("name", TABLE_6)
 def test_a_preset_is_its_row_of_table_6(name):
@@ -30,8 +33,11 @@ def test_a_preset_is_its_row_of_table_6(name):
     assert f"{spec.parameters:,}" in said or "200 epochs" in said
 
 
-def test_every_preset_resolves_and_only_digits_is_not_of_the_paper():
-    assert set(presets()) == set(TABLE_6) | {"digits"}
+def test_every_preset_resolves_and_says_what_it_is():
+    assert set(presets()) >= set(TABLE_6) | {"digits"}
+    for name, values in presets().items():
+        settings = resolve(TrainSettings, base=preset(name), options=NEEDS.get(preset(name).get("setup", {}).get("name")))
+        assert f"{settings.model.depth},{settings.model.width},{settings.model.heads}" in values["about"] or name == "digits"
     settings = resolve(TrainSettings, base=preset("digits"))
     assert settings.loss.name == "l1"
     assert "about" not in preset("digits")
@@ -89,3 +95,11 @@ def test_a_setup_is_a_name_or_a_section_with_options_of_its_own():
         resolve(TrainSettings, sets=["setup.name=get", "setup.weigth=1"])
     dumped = TrainSettings().model_dump(mode="json")
     assert dumped["setup"] == {"name": "get"} and TrainSettings.model_validate(dumped) == TrainSettings()
+
+
+def test_moving_what_a_setup_reads_is_no_other_run():
+    old, new = (resolve(TrainSettings, sets=["setup.name=dmd", f"setup.teacher={place}"]) for place in ("here", "there"))
+    assert changes(old, new) == []
+    assert changes(old, resolve(TrainSettings, sets=["setup.name=dmd", "setup.teacher=here", "setup.regression=1"])) == [
+        "setup.regression: 0.25 → 1.0"]
+    assert changes(TrainSettings(), old)[0] == "setup.name: get → dmd"
