@@ -15,6 +15,7 @@ from edgedit.cli.options import Config, Json, Out, Sets
 def convert(
     source: Annotated[Path, typer.Argument(metavar="FILE.pkl", help="edm-cifar10-32x32-cond-vp.pkl, as NVIDIA publishes it.")],
     out: Out,
+    expect_sha256: Annotated[str | None, typer.Option(help="Refuse a file with another hash.")] = None,
     json: Json = False,
 ) -> None:
     """Take the weights out of NVIDIA's pickle, safely.
@@ -26,10 +27,11 @@ def convert(
     Example: edgedit teacher convert edm-cifar10-32x32-cond-vp.pkl --out teachers/edm
     """
     need_host("torch", "safetensors")
+    from edgedit.teach.convert import ConvertSettings
     from edgedit.teach.convert import convert as convert_stage
 
     with Console(json) as ui:
-        manifest = convert_stage(source, out, say=ui)
+        manifest = convert_stage(source, out, ConvertSettings(expect_sha256=expect_sha256), say=ui)
         ui.done(f"{out}: {manifest.info['label']}, {manifest.info['parameters']:,} parameters",
                 following=f"edgedit teacher sample {out} --count 64 --out grid.png",
                 data={"out": str(out), "digest": manifest.digest, **manifest.info})

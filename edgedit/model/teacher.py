@@ -30,7 +30,7 @@ def save_teacher(file: str | Path, spec: UNetSpec, tensors: dict[str, Tensor], i
         OutputError: no space or permission.
     """
     check_finite(tensors, str(file))
-    metadata = {"format": "pt", "edgedit": json.dumps({"spec": spec.to_dict(), "info": info})}
+    metadata = {"edgedit": json.dumps({"spec": spec.to_dict(), "info": info})}  # one key: safetensors keeps several in any order
     write_atomic(file, save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata))
 
 

@@ -88,6 +88,15 @@ def test_false_arrays() -> None:
             read_pickle(bad, "f")
 
 
+@pytest.mark.parametrize("raw", [
+    b"\x80\x02}(" + b")" + b"\x85" * 100_000 + b"Nu.", b"\x80\x02cnumpy\ndtype\n" + b")" + b"\x85" * 100_000 + b"R.",
+    b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", b"\x80\x02T\xff\xff\xff\x7fx.", b"\x80\x02" + b"N" * 1_000_001 + b"."])
+def test_depth_and_size_have_bounds(raw: bytes) -> None:
+    """A tuple nested this deep takes the process down when it is hashed or printed."""
+    with pytest.raises(ArtifactError):
+        read_pickle(raw, "f")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_is_an_error_or_a_dictionary(data) -> None:
