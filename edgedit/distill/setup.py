@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
 from pydantic import ValidationError
 
@@ -42,8 +42,13 @@ class SetupSettings(Settings):
 class Student(Protocol):
     """The network being taught, perhaps compiled."""
 
+    @overload
     def __call__(self, noise: Tensor, labels: Tensor, /) -> Tensor:
         """float32 (B, C, S, S), int64 (B,) → images (B, C, S, S)."""
+
+    @overload
+    def __call__(self, noise: Tensor, labels: Tensor, taps: tuple[int, ...], /) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """With layers (1 … depth, at least one): images and the tokens (B, T, w) that come out of each."""
 
 
 @dataclass(frozen=True)

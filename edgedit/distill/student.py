@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class StudentTrainer(Trainer[DiT]):
             model.load_state_dict(init)
         self.data, self.settings = data, settings
         self.setup: BaseSetup = setup_class(settings.setup.name)(Context(settings, data, spec, model, device, ranks))
-        self.student: Student = torch.compile(model) if settings.compile else model
+        self.student = cast(Student, torch.compile(model)) if settings.compile else model
         super().__init__(model, settings, device, ranks, self.setup.extra_parameters())
 
     def batches(self, start: int, stop: int) -> AbstractContextManager[Iterable[Batch]]:

@@ -159,23 +159,23 @@ class Run:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signals(deferred=True))
             logs = stack.enter_context(Logs(self.out, start, self.say)) if self.ranks.main else None
-            window: list[Tensor] = []
+            window: list[Stepped] = []
             manifest: Manifest | None = None
             for step, batch in enumerate(stack.enter_context(learner.batches(start, self.steps)), start):
                 lr = s.optimizer.lr_at(step, self.steps)
                 done = step + 1
                 log = done % s.log_every == 0 or done == self.steps
                 stepped = learner.step(batch, step, lr, want_norm=log, stop=bool(stop.reason), save=clock.since_save() > CHECKPOINT_S)
-                window.append(stepped.loss)
+                window.append(stepped)
                 progress.step = done
                 save = done % s.checkpoint_every == 0 or done == self.steps or stepped.stop or stepped.save
                 if log or save:
                     self.close_window(window, progress)
                 if log and stepped.norm is not None:
-                    progress.last_loss = sum(progress.losses) / len(progress.losses)
-                    values = {"loss": progress.last_loss, "lr": lr, "images_per_s": clock.rate(done, s.batch),
-                              "grad_norm": float(stepped.norm), "wall_s": clock.wall_s(), **{k: float(v) for k, v in stepped.logs.items()}}
-                    progress.losses = []
+                    terms = {name: sum(values) / len(values) for name, values in progress.terms.items()}
+                    progress.last_loss, progress.terms = terms["loss"], {}
+                    values = {**terms, "lr": lr, "images_per_s": clock.rate(done, s.batch), "grad_norm": float(stepped.norm),
+                              "wall_s": clock.wall_s()}
                     if logs is not None:
                         logs.write(done, values)
                 if log or clock.time_to_say():
@@ -217,21 +217,23 @@ class Run:
             self.say(Event(f"going on from step {progress.step} of {self.steps}"))
         return progress
 
-    def close_window(self, window: list[Tensor], progress: Progress) -> None:
-        """Read the losses of the last steps from the device (which waits for it) and check them."""
+    def close_window(self, window: list[Stepped], progress: Progress) -> None:
+        """Read losses and logged terms of the last steps from the device (which waits for it), and check them."""
         if not window:
             return
-        losses = torch.stack(window).double()
+        losses = torch.stack([w.loss for w in window]).double()
         bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
         if bad:
             step = progress.step - len(window) + bad[0] + 1
             kept = sorted(p.name for p in (self.out / FOLDER).glob("step-???????"))
-            raise NumericsError(f"the loss is not finite at step {step}", saw=f"{losses[bad[0]].item()}, batch {step - 1} of seed "
-                                f"{self.settings.seed}",
+            raise NumericsError(f"the loss is not finite at step {step}",
+                                saw=f"{losses[bad[0]].item()}, on batch {step - 1} of seed {self.settings.seed}",
                                 fix=f"the last good checkpoint is {kept[-1] if kept else 'the start'}, in {self.out}; train on "
                                     "from its weights (--init) in another --out with a lower optimizer.lr or with "
                                     "optimizer.grad_clip=1.0")
-        progress.losses += losses.tolist()
+        progress.terms.setdefault("loss", []).extend(losses.tolist())
+        for name in window[-1].logs:
+            progress.terms.setdefault(name, []).extend(torch.stack([w.logs[name].double() for w in window]).tolist())
         window.clear()
 
     def save(self, learner: Learner, progress: Progress) -> Manifest:

@@ -8,6 +8,7 @@ parameters, so there is nothing to gain from overlapping the exchange with the b
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Ranks]:
-    """The ranks that torchrun started, for the length of the block; a single one where it did not.
+    """The ranks that torchrun started; a single one where it did not. They stay together until the process ends.
 
     Args:
         device: "cpu" keeps the processes off the GPUs of a machine that has some.
@@ -159,10 +160,8 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         torch.cuda.set_device(ranks.local)
     with _together():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
-    try:
-        yield ranks
-    finally:
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)  # not at the end of the block: torchrun's store takes no second group
+    yield ranks
 
 
 @contextmanager

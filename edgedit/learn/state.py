@@ -34,8 +34,8 @@ class Progress:
     """Steps taken."""
     wall_s: float = 0.0
     """Time spent training, over all starts."""
-    losses: list[float] = field(default_factory=list)
-    """Losses since the last line of metrics, so that the next line is the same after a resume."""
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    """Loss and logged terms of the steps since the last line of metrics, so that the next line is the same after a resume."""
     last_loss: float | None = None
     """Mean loss of the last line of metrics."""
 

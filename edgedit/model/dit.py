@@ -55,21 +55,30 @@ class DiT(nn.Module):
         """The adaLN linears: one a block, then the output layer's."""
         return [*(cast(Block, block).modulation for block in self.blocks), self.final.modulation]
 
-    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """One-step images without guidance.
+    def forward(self, noise: Tensor, labels: Tensor, taps: tuple[int, ...] = ()) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
+        """One-step images without guidance, and tokens on the way where they are asked for.
 
         Args:
             noise: float (B, C, S, S), unit Gaussian.
             labels: int (B,), 0 … classes; `spec.null_class` means "no class".
+            taps: layers 1 … depth whose output is wanted too.
 
         Returns:
-            float (B, C, S, S), about [-1, 1], not clipped.
+            Images, float (B, C, S, S), about [-1, 1], not clipped; with taps (images, tokens after each of them (B, T, w)).
         """
         x = self.patch(patchify(noise, self.spec.patch)) + self.position                  # (B, T, w)
         c = self.condition(labels)                                                        # (B, w)
-        for block in self.blocks:
+        tapped: dict[int, Tensor] = {}
+        for layer, block in enumerate(self.blocks, 1):
             x = block(x, c)
-        return unpatchify(self.final(x, c), self.spec)                                    # (B, C, S, S)
+            if layer in taps:
+                tapped[layer] = x
+        images = self.decode(x, c)                                                        # (B, C, S, S)
+        return (images, tuple(tapped[layer] for layer in taps)) if taps else images
+
+    def decode(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tokens (B, T, w) of the last layer, or of another read as if it were the last, and `condition` → images (B, C, S, S)."""
+        return unpatchify(self.final(x, c), self.spec)
 
     def condition(self, labels: Tensor) -> Tensor:
         """(B,) labels → (B, w): timestep embedding at the constant t = 0 plus label embedding."""

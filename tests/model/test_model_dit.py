@@ -123,3 +123,29 @@ def test_modulation_table_rows() -> None:
     c = F.silu(model.condition(torch.tensor([2])))
     shift, scale, gate = model.blocks[1].modulation(c).chunk(6, dim=1)[:3]
     assert torch.allclose(table[2, 6:9], torch.cat([shift, 1 + scale, gate]), atol=1e-12)
+
+
+def test_taps_are_what_the_blocks_give_and_change_nothing() -> None:
+    model = random_model(DiTSpec(4, 32, 4, image=8, classes=3))
+    noise, labels = torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 3])
+    seen: dict[int, torch.Tensor] = {}
+    for layer, block in enumerate(model.blocks, 1):
+        block.register_forward_hook(lambda module, inputs, output, layer=layer: seen.update({layer: output}))
+    images, tokens = model(noise, labels, (3, 1, 4, 3))
+    assert torch.equal(images, model(noise, labels))
+    for layer, x in zip((3, 1, 4, 3), tokens, strict=True):
+        assert torch.equal(x, seen[layer]) and x.shape == (3, 16, 32)
+    assert torch.equal(model.decode(tokens[2], model.condition(labels)), images)
+
+
+def test_taps_compile_into_one_graph_and_carry_gradients() -> None:
+    model = random_model(SMALL)
+    noise, labels = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 3])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    images, (tokens,) = compiled(noise, labels, (1,))
+    expected, (inner,) = model(noise, labels, (1,))
+    assert torch.allclose(images, expected) and torch.allclose(tokens, inner)
+    assert torch.allclose(compiled(noise, labels), expected)
+    tokens.square().sum().backward()
+    reached = {int(n.split(".")[1]) for n, p in model.named_parameters() if n.startswith("blocks.") and p.grad is not None and p.grad.any()}
+    assert reached == {0}
