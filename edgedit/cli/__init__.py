@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from edgedit.cli import board, host, teacher
+from edgedit.cli import board, evaluate, host, teacher
 from edgedit.core.errors import EdgeditError
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
     pass
 
 
-_VERBS: list[Callable[..., None]] = [host.quickstart, board.doctor, host.pairs, host.train, host.export, host.compare,
+_VERBS: list[Callable[..., None]] = [host.quickstart, board.doctor, host.pairs, host.train, evaluate.evaluate, host.export, host.compare,
                                      board.generate, board.profile, board.report, board.show]
 
 

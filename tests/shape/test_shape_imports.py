@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "edgedit"
 ROOMS = ("teach", "distill", "evaluate", "export", "device", "report")
-HEAVY = {"torch", "torchvision", "lpips", "onnx", "sklearn", "matplotlib", "tensorboard", "safetensors", "scipy"}
+HEAVY = {"torch", "torchvision", "lpips", "onnx", "sklearn", "matplotlib", "tensorboard", "safetensors", "scipy", "torch_fidelity"}
 RUNTIMES = {"onnxruntime", "tensorrt", "pycuda", "pynvml", "cuda"}
 CORE_MAY = {"numpy", "pydantic", "PIL", "tomli"}
 

@@ -1,0 +1,192 @@
+"""Stage "evaluate": numbers for a source of images, named by what they are, with everything that decides them beside them.
+
+While it runs, rows of finished chunks lie in `<out>.partial`; the same command goes on from them. The artifact, of kind
+"evaluation", holds one file, `evaluation.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgedit import __version__
+from edgedit.core.artifact import MANIFEST, Manifest, check_output, create, open_artifact, read_manifest
+from edgedit.core.errors import Interrupted, OutputError, UsageError
+from edgedit.core.files import held, output_error, write_atomic
+from edgedit.core.say import Event, Say, silent
+from edgedit.core.stop import stop_on_signals
+from edgedit.evaluate import scores
+from edgedit.evaluate.against import held_out_nearest, reference_apart, reference_statistics
+from edgedit.evaluate.job import Job, open_job
+from edgedit.evaluate.moments import frechet
+from edgedit.evaluate.names import LITERATURE, metric_name, protocol
+from edgedit.evaluate.rows import measure
+from edgedit.evaluate.scores import Score
+from edgedit.evaluate.settings import EvaluateSettings
+from edgedit.evaluate.sources import Source
+from edgedit.evaluate.statistics import Statistics
+from edgedit.learn.ranks import ALONE, Ranks
+
+KIND, EVALUATION_FILE = "evaluation", "evaluation.json"
+_PLAN = "plan.json"
+
+
+def evaluate(source: Source, reference: Source | Statistics | None, out: str | Path, settings: EvaluateSettings | None = None, *,
+             held_out: Source | None = None, cache: Path | None = None, say: Say = silent, ranks: Ranks = ALONE) -> Manifest:
+    """Measure `source` against `reference`, or go on with what an interrupted run left.
+
+    Args:
+        source: the images in question.
+        reference: what they should be like: a source, or statistics of one; None where no metric compares.
+        out: the artifact's folder; `<out>.partial` beside it is used on the way.
+        settings: see `EvaluateSettings`.
+        held_out: real images that are not in the reference, which tell `nearest` how near such images come.
+        cache: where the reference's statistics are kept for the next evaluation; None keeps none.
+        say: hears progress in images.
+        ranks: of several processes each measures a share of the images; the result is that of one process.
+
+    Returns:
+        The manifest of the finished artifact; at once, checked, if `out` holds this very evaluation already.
+
+    Raises:
+        UsageError: metrics that these sources or weights cannot give, or `out` holds another evaluation.
+        MissingError, ArtifactError: weights that are not there, or files that cannot be read.
+        OutputError: not writable, full, or another process is writing it.
+        Interrupted: Ctrl-C or SIGTERM; finished chunks are kept.
+    """
+    target = Path(out)
+    ranks.lead(lambda: check_output(target, kind=KIND))
+    job = open_job(source, reference, settings or EvaluateSettings(), held_out, say if ranks.main else silent, ranks)
+    if (done := ranks.lead(lambda: _finished(target, job.plan))) is not None:
+        return done
+    partial = target.with_name(target.name + ".partial")
+    begun = {**job.plan, "tool": {"edgedit": __version__}}
+    ranks.lead(lambda: _begin(partial, begun))
+    if not ranks.main:
+        _begin(partial, begun)  # machines need not share a disk
+    with _stoppable(partial), held(partial, "writing") if ranks.main else nullcontext():
+        begin = time.perf_counter()
+        made, reference_images = _measure(job, partial, cache)
+        body = _record(job, made, reference_images, time.perf_counter() - begin)
+        manifest = ranks.lead(lambda: _publish(job, body, target))
+        shutil.rmtree(partial, ignore_errors=True)
+        return manifest
+
+
+def _measure(job: Job, partial: Path, cache: Path | None) -> tuple[list[Score], int | None]:
+    """All numbers, in the order of `METRICS`, and how many images made the reference's statistics.
+
+    Every process measures and hands over its rows; the first one alone computes, the others return no numbers.
+    """
+    s, made, main = job.settings, list[Score](), job.ranks.main
+    statistics = reference_statistics(job, partial / "reference", cache)
+    real_apart = reference_apart(job, partial / "reference-apart")
+    rows = measure(job.source, job.chosen, job.probes(), partial / "source", chunk=s.chunk, text="evaluate", say=job.say, ranks=job.ranks)
+    held_out = held_out_nearest(job, partial / "held-out")
+    if s.wants("fid"):
+        moments = rows.moments("features")
+        if main and statistics is not None:
+            distance = frechet(moments.mean, moments.covariance, statistics.mean, statistics.covariance)
+            made.append(Score("fid", distance))
+    if s.wants("is"):
+        logits = rows.collect("logits")
+        made += [scores.inception_score(logits, s.is_splits)] if main else []
+    if s.wants("kid", "pr"):
+        features = rows.collect("features")
+        if main and statistics is not None and statistics.features is not None:
+            if s.wants("kid"):
+                made.append(scores.kernel_distance(features, statistics.features, s.kid_subsets, s.kid_subset_size))
+            if s.wants("pr"):
+                made += scores.precision_recall(features, statistics.features, s.neighbours, job.device)
+    if s.wants("accuracy"):
+        predicted, labels = rows.collect("predicted"), rows.collect("labels")
+        made.append(scores.accuracy(predicted, labels, job.source.class_names))
+    if s.wants("spread") and real_apart is not None:
+        made.append(scores.spread(rows.collect("apart"), real_apart, by_class=job.by_class))
+    if s.wants("nearest") and job.nearest is not None:
+        made.append(scores.nearest(rows.collect("nearest"), held_out))
+    return made, None if statistics is None else statistics.n
+
+
+def _record(job: Job, made: list[Score], reference_images: int | None, wall_s: float) -> dict[str, Any]:
+    """The contents of `evaluation.json`."""
+    extractor, count = job.plan["extractor"], len(job.chosen)
+    named = None if extractor is None else protocol(extractor, job.plan["reference"], reference_images, count)
+    notes = job.notes(named, reference_images)
+    for note in notes:
+        job.say(Event(note, level="warning"))
+    by_network = ("fid", "is", "kid", "precision", "recall")
+    against = {"fid": reference_images, "kid": reference_images, "precision": reference_images, "recall": reference_images,
+               "spread": len(job.reference_chosen), "nearest": job.nearest.count if job.nearest else None}
+    metrics = [asdict(replace(x, images=count, reference_images=against.get(x.metric),
+                              name=metric_name(x.metric, count, extractor if x.metric in by_network else None))) for x in made]
+    environment: dict[str, Any] = {"device": str(job.device), "torch": torch.__version__, "processes": job.ranks.world}
+    if job.inception is not None:
+        environment["torch_fidelity"] = version("torch-fidelity")
+    return {"protocol": named, "comparable_with_papers": named == LITERATURE, "metrics": metrics, "notes": notes, **job.plan,
+            "environment": environment, "wall_s": round(wall_s, 3)}
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------------
+
+
+def _finished(target: Path, plan: dict[str, Any]) -> Manifest | None:
+    if not (target / MANIFEST).is_file():
+        return None
+    artifact = open_artifact(target, KIND)
+    _same(target, artifact.manifest.settings, plan)
+    return artifact.manifest
+
+
+def _begin(partial: Path, plan: dict[str, Any]) -> None:
+    """Note what the folder is for, or compare with the note of the run that began it."""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        before = json.loads((partial / _PLAN).read_bytes())
+    except FileNotFoundError:
+        if strangers := sorted(p.name for p in partial.iterdir() if not p.name.startswith(f".{_PLAN}")):
+            raise OutputError(f"{partial} holds files that this stage did not make; nothing there was touched", saw=strangers[:5],
+                              fix="choose another --out, or move them away") from None
+        write_atomic(partial / _PLAN, json.dumps(plan, indent=1))
+    except OSError as error:
+        raise output_error(partial, error) from error
+    else:
+        _same(partial, before, plan)
+
+
+def _same(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UsageError that names what differs between two plans."""
+    flat_there, flat_now = ({f"{part}.{k}": v for part, body in plan.items() for k, v in (body or {}).items()} for plan in (there, now))
+    if keys := [k for k in {**flat_there, **flat_now} if flat_there.get(k) != flat_now.get(k)]:
+        saw = "; ".join(f"{k}: {flat_there.get(k)} there, {flat_now.get(k)} now" for k in keys[:4])
+        raise UsageError(f"{folder} holds another evaluation", saw=saw, fix=f"choose another --out, or remove {folder}")
+
+
+def _publish(job: Job, body: dict[str, Any], target: Path) -> Manifest:
+    with create(target, KIND) as draft:
+        draft.write_json(EVALUATION_FILE, body)
+        draft.settings = job.plan
+        reference = () if job.reference is None else job.reference.parents
+        draft.parents = [*job.source.parents, *(p for p in reference if p not in job.source.parents)]
+        draft.info = {"label": job.source.name, "protocol": body["protocol"], "count": len(job.chosen),
+                      "metrics": {m["name"]: m["value"] for m in body["metrics"]}}
+    return read_manifest(target)
+
+
+@contextmanager
+def _stoppable(partial: Path) -> Iterator[None]:
+    with stop_on_signals() as stop:
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(f"evaluate: stopped by {stop.reason or 'Ctrl-C'}", saw=f"finished chunks are in {partial}",
+                              fix="run the same command again to go on") from None
