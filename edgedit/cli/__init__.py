@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from edgedit.cli import board, evaluate, host, teacher
+from edgedit.cli import board, evaluate, host, pairs, teacher
 from edgedit.core.errors import EdgeditError
 
 app = typer.Typer(
@@ -38,8 +38,13 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
     pass
 
 
-_VERBS: list[Callable[..., None]] = [host.quickstart, board.doctor, host.pairs, host.train, evaluate.evaluate, host.export, host.compare,
-                                     board.generate, board.profile, board.report, board.show]
+_VERBS: list[tuple[str, Callable[..., None]]] = [
+    ("", host.quickstart), ("", board.doctor), ("teacher", teacher.convert), ("teacher", teacher.train), ("teacher", teacher.sample),
+    ("pairs", pairs.pairs), ("pairs import", pairs.import_get), ("", host.train), ("", evaluate.evaluate), ("", host.export),
+    ("", host.compare), ("", board.generate), ("", board.profile), ("", board.report), ("", board.show),
+]
+"""Every verb under its group, in the order of --help. A verb of its group's name is what the group does without a sub-command."""
+_ABOUT = {"teacher": "Convert, train and look at diffusion teachers.", "pairs import": "Bring in pairs that others made."}
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -47,17 +52,24 @@ def _help(verb: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (verb.__doc__ or "").split("\n\n"))
 
 
-for _verb in _VERBS:
-    app.command(help=_help(_verb))(_verb)
+def _tree() -> dict[str, typer.Typer]:
+    """The app and its groups, by path, with all verbs in them."""
+    groups = {"": app}
+    for path, verb in _VERBS:
+        name = verb.__name__.removeprefix(path.rpartition(" ")[2] + "_")
+        if path not in groups:
+            above, _, last = path.rpartition(" ")
+            own = verb if verb.__name__ == last else None
+            groups[path] = typer.Typer(invoke_without_command=own is not None, callback=own, no_args_is_help=own is None,
+                                       help=_help(own) if own else _ABOUT[path])
+            groups[above].add_typer(groups[path], name=last)
+            if own:
+                continue
+        groups[path].command(name, help=_help(verb))(verb)
+    return groups
 
-_GROUPS: list[tuple[str, str, list[Callable[..., None]]]] = [
-    ("teacher", "Convert, train and look at diffusion teachers.", [teacher.convert, teacher.train, teacher.sample]),
-]
-for _name, _about, _verbs in _GROUPS:
-    _group = typer.Typer(no_args_is_help=True, help=_about)
-    for _verb in _verbs:
-        _group.command(help=_help(_verb))(_verb)
-    app.add_typer(_group, name=_name)
+
+_GROUPS = _tree()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Verbs of the host: pairs, train, export, compare, quickstart. They need `pip install 'edgedit[host]'`."""
+"""Verbs of the host: train, export, compare, quickstart. They need `pip install 'edgedit[host]'`."""
 
 from __future__ import annotations
 
@@ -20,39 +20,6 @@ def need_host(*packages: str) -> None:
     if missing:
         raise MissingError(f"this command needs {', '.join(missing)}", saw="the base installation, which is the device side",
                            fix="pip install 'edgedit[host]'")
-
-
-def pairs(
-    out: Out,
-    teacher: Annotated[str, typer.Option(help="ideal: the exact optimal denoiser of the data set; needs no weights.")] = "ideal",
-    data: Annotated[str, typer.Option(help="digits, cifar10 (downloaded), a CIFAR-10 folder or archive, or a folder of images by "
-                                           "class.")] = "digits",
-    count: Annotated[int, typer.Option(min=1, help="Pairs in the set.")] = 4096,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
-    image: Annotated[int | None, typer.Option(min=4, help="Side of the images; the data set's own by default (digits: 16).")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by the number of cores when not given.")] = None,
-    sets: Sets = None,
-    config: Config = None,
-    json: Json = False,
-) -> None:
-    """Let a teacher turn noise into images, and keep the pairs.
-
-    A deterministic EDM Heun sampler (18 steps, 35 evaluations) runs the teacher from noise to an image. Shards of uint8
-    images and labels are kept; noise is remade from its seed, so a CIFAR-10 pair costs 3.07 KB. Killed half-way, the same
-    command goes on, and the result is the same to the byte.
-
-    Example: edgedit pairs --teacher ideal --data cifar10 --count 20000 --out runs/pairs
-    """
-    need_host("torch", "sklearn")
-    from edgedit.core.settings import resolve
-    from edgedit.teach.pairs import PairSettings, make_pairs
-
-    options = {"teacher": teacher, "data": data, "count": count, "seed": seed, "image": image, "workers": workers}
-    with Console(json) as ui:
-        manifest = make_pairs(out, resolve(PairSettings, config=config, sets=sets or (), options=options), say=ui)
-        info = manifest.info
-        ui.done(f"{out}: {info['count']:,} pairs of {info['image']}×{info['image']} images from {info['label']}",
-                following=f"edgedit train --pairs {out} --out runs/student", data={"out": str(out), "digest": manifest.digest, **info})
 
 
 def train(

@@ -3,7 +3,8 @@
 An artifact of kind "pairs". Shard k holds images k·S … of the set: `images-00000.npy` uint8 (n, H, W, C) and
 `labels-00000.npy` uint8 or uint16 (n,). Noise is not stored: pair i has `noise.noise(seed, [start + i], (C, H, W))`, or, for
 imported pairs, `noise-00000.npy` float32 (n, C, H, W), unit Gaussian. `info` in the manifest:
-`count, shard_size, image, channels, classes, class_names, noise ("seed" | "stored"), seed, start, teacher, sampler`.
+`count, shard_size, image, channels, classes, class_names, noise ("seed" | "stored"), teacher, sampler`, and, of noise by seed,
+`seed, start`.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class PairSet:
     def open(cls, path: str | Path, *, verify: bool = True) -> PairSet:
         """Open and check a folder of pairs; `verify=False` skips the hashes (sizes, dtypes and shapes are always checked)."""
         pairs = cls(open_artifact(path, KIND, verify=verify, fix=MAKE))
-        if sum(len(x) for x in pairs._images) != pairs.count or any(len(a) != len(b) for a, b in zip(pairs._images, pairs._labels,
-                                                                                                strict=True)):
+        parts = [pairs._images, pairs._labels, *([pairs._noise] if pairs.info["noise"] == "stored" else [])]
+        if sum(len(x) for x in pairs._images) != pairs.count or any(len({len(x) for x in shard}) > 1 for shard in zip(*parts, strict=True)):
             raise ArtifactError(f"{path}: the shards do not hold the {pairs.count} pairs that the manifest states", fix=MAKE)
         return pairs
 

@@ -156,6 +156,7 @@ def _made_before(target: Path, origin: dict[str, Any], say: Say) -> Manifest | N
 
 def _info(spec: UNetSpec, facts: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
     return {"label": LABEL, "name": "edm", "image": spec.image, "channels": spec.channels, "classes": spec.classes,
-            "class_names": list(CLASS_NAMES), "sigma_data": SIGMA_DATA, "parameters": spec.parameters, "spec": spec.to_dict(),
-            "source": origin, "license": LICENCE, "augment": {"values": spec.augment, **facts.get("augment_pipe", {})},
+            "class_names": list(CLASS_NAMES), "sigma_data": SIGMA_DATA, "parameters": spec.parameters, "unet": spec.to_dict(),
+            "data": {"name": "cifar10", "split": "train"}, "label_dropout": 0.0, "source": origin,
+            "license": LICENCE, "augment": {"values": spec.augment, **facts.get("augment_pipe", {})},
             "trained": {key: facts[key] for key in ("class_name", "network", "init", "loss_fn") if key in facts}}

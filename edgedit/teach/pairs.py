@@ -1,199 +1,190 @@
 """Stage "pairs": a teacher's noise–image pairs, in the format of `edgedit.core.pairset`.
 
-While it runs, finished shards lie in `<out>.partial`, each with a receipt of its hashes; at the end the folder is sealed with
-a manifest and takes the name `<out>`. Stopped in any way, kill -9 and power cuts included, the same command goes on with the
-shards that are missing, and the payload is the same to the byte as that of a run that was never stopped.
+While it runs, finished shards lie in `<out>.partial` (`shards.py`). Stopped in any way, kill -9 and power cuts included, the same
+command goes on with the shards that are missing, and the payload is the same to the byte as that of a run that was never stopped.
+
+Under torchrun the missing shards are dealt over the processes, on one machine or several that share the folder; any number of
+processes gives the same bytes. Nothing is exchanged but the shards: whoever has finished its own waits for the receipts of the rest.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 
 from edgedit import __version__
 from edgedit.core import artifact
 from edgedit.core.artifact import MANIFEST, Manifest, check_output, open_artifact, read_manifest
-from edgedit.core.errors import Interrupted, OutputError, UsageError
-from edgedit.core.files import held, output_error, write_atomic
-from edgedit.core.pairset import KIND, image_file, label_file
+from edgedit.core.files import held
+from edgedit.core.pairset import KIND
 from edgedit.core.say import Event, Say, silent
-from edgedit.teach.data import NAMES
+from edgedit.learn.device import pick_device
+from edgedit.learn.ranks import ALONE, Ranks, joined
+from edgedit.learn.settings import LearnSettings
+from edgedit.teach.network import check_weights, parents
 from edgedit.teach.sampler import evaluations, sigmas
-from edgedit.teach.settings import PairSettings
-from edgedit.teach.teacher import FACTS_FILE, PLANES_FILE, prepare
-from edgedit.teach.workers import Job, run_here, run_processes, shard_state
+from edgedit.teach.settings import IDEAL, PairSettings
+from edgedit.teach.shards import Partial, receipt, same, stoppable
+from edgedit.teach.teacher import SCRATCH, check_fit, prepare, read_facts
+from edgedit.teach.workers import Job, run_here, run_processes
 
-_BEGUN, _TEACHER = "begun.json", "begun-teacher.json"
+_TEACHER = "begun-teacher.json"
+_LOOK_S = 1.0  # between two looks at what other processes have finished
 
 
 def make_pairs(out: str | Path, settings: PairSettings | None = None, *, cache: Path | None = None,
                say: Say = silent) -> Manifest:
-    """Write `count` pairs to `out`, or go on with what an interrupted run left.
+    """Write `count` pairs to `out`, or go on with what an interrupted run left; under torchrun, in all its processes together.
 
     Args:
         out: the artifact's folder; `<out>.partial` beside it is used on the way.
         settings: see `PairSettings`.
         cache: where downloads are kept; default as `load_data`.
-        say: hears progress in images.
+        say: hears progress in images (of rank 0 alone, for all).
 
     Returns:
         The manifest of the finished artifact; at once, checked, if `out` holds it already.
 
     Raises:
-        UsageError: `out` or `<out>.partial` was made with other settings (they are named), or a setting has no sense.
-        MissingError, ArtifactError: the data set cannot be had or read; `out` was damaged.
+        UsageError: `out` or `<out>.partial` was made with other settings or by another teacher (both are named), or a setting
+            has no sense.
+        MissingError, ArtifactError: the data set or teacher cannot be had or read; `out` was damaged.
+        NumericsError: the teacher gave NaN or infinity.
         OutputError: not writable, full, or another process is writing it.
-        Interrupted: Ctrl-C or SIGTERM; finished shards are kept.
+        Interrupted: Ctrl-C or SIGTERM; finished shards are kept. EdgeditError: another process of the run ended.
     """
-    settings = settings or PairSettings()
+    settings = _with_device(settings or PairSettings())
     sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
-    _check_device(settings.device)
-    target = Path(out)
-    check_output(target)
-    if (target / MANIFEST).is_file():
-        manifest = open_artifact(target, KIND).manifest
-        _same(target, manifest.settings, settings.identity())
-        return manifest
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(partial, error) from error
-    with _stoppable(partial), held(partial, "writing"):
-        if not (partial / MANIFEST).is_file():  # else it was stopped just before it took its name
-            _forget_what_never_began(partial)
-            _begin(partial, {**settings.identity(), "edgedit": __version__})
-            identity = prepare(settings.teacher, settings.data, settings.image, partial, cache=cache, say=say)
-            _begin(partial, {"teacher": identity}, _TEACHER)
-            job = _job(partial, settings)
-            _make(job, settings, say)
-            _seal(job, settings, identity)
-        _same(partial, read_manifest(partial).settings, settings.identity())
-        return _publish(partial, target)
+    partial = Partial(Path(out), (_TEACHER, *SCRATCH))
+    with joined(settings.device) as ranks, ExitStack() as stack:
+        say = say if ranks.main else silent
+        check_fit(settings, say)
+        device = pick_device(LearnSettings(device=settings.device, precision=settings.precision), ranks)
+        job = _job(partial, settings, str(device))
+        stack.enter_context(stoppable(partial.folder, "on request" if ranks == ALONE else
+                                      "on request, or because another process of this run ended"))
+        if (made := ranks.lead(lambda: _finished(partial.target, settings, say))) is not None:
+            return made
+        todo = ranks.lead(lambda: _begin(partial, job, settings, cache, stack, say))
+        _make(job, todo, settings, ranks, say)
+        return ranks.lead(lambda: _end(partial, job, settings, say))
 
 
-def _job(partial: Path, settings: PairSettings) -> Job:
+def _with_device(settings: PairSettings) -> PairSettings:
+    if settings.device != "auto":
+        return settings
+    device = "cuda" if settings.teacher != IDEAL and torch.cuda.is_available() else "cpu"
+    return settings.model_copy(update={"device": device})
+
+
+def _job(partial: Partial, settings: PairSettings, device: str) -> Job:
     values = settings.model_dump(include=set(Job.__dataclass_fields__) - {"folder"})
-    return Job(folder=partial.resolve(), **values)
+    return Job(folder=partial.folder.absolute(), **{**values, "device": device})
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{device}' cannot be used", saw=str(error).splitlines()[0], fix="device = cpu") from error
+def _finished(target: Path, settings: PairSettings, say: Say) -> Manifest | None:
+    check_output(target)
+    if not (target / MANIFEST).is_file():
+        return None
+    manifest = open_artifact(target, KIND).manifest
+    _check_same(target, manifest, settings, say)
+    return manifest
 
 
-def _forget_what_never_began(partial: Path) -> None:
-    """A run that ended before its first shard (its download failed, say) leaves nothing worth keeping: its notes give way."""
-    if (partial / _BEGUN).is_file() and not any(partial.glob("done-*.json")):
-        _sweep(partial, _BEGUN, _TEACHER, PLANES_FILE, FACTS_FILE, "images-*.npy", "labels-*.npy", ".*.part")
+def _check_same(folder: Path, manifest: Manifest, settings: PairSettings, say: Say) -> None:
+    """Raise UsageError unless a sealed folder holds what is asked for."""
+    same(folder, manifest.settings, settings.identity())
+    if settings.teacher != IDEAL:
+        check_weights(settings.teacher, manifest.info["teacher"], folder, say)
 
 
-def _sweep(folder: Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for file in folder.glob(pattern):
-            file.unlink()
+def _begin(partial: Partial, job: Job, settings: PairSettings, cache: Path | None, stack: ExitStack, say: Say) -> list[int]:
+    """Hold the folder until `stack` closes and prepare the teacher in it; the shards that are missing."""
+    partial.make()
+    stack.enter_context(held(partial.folder, "writing"))
+    if partial.sealed:
+        return []
+    partial.begin({**settings.identity(), "edgedit": __version__})
+    identity = prepare(settings, partial.folder, cache=cache, say=say)["identity"]
+    partial.note(_TEACHER, {k: v for k, v in identity.items() if k != "digest"}, "of another teacher")  # a digest tells more than weights
+    return partial.missing(job.shards, job.files, say)
 
 
-def _begin(partial: Path, what: dict[str, Any], name: str = _BEGUN) -> None:
-    """Note what the folder is for, or compare with the note of the run that began it."""
-    try:
-        before = json.loads((partial / name).read_bytes())
-    except FileNotFoundError:
-        strangers = [p.name for p in partial.iterdir()]
-        if name == _BEGUN and strangers:
-            raise OutputError(f"{partial} holds files that this stage did not make; nothing there was touched",
-                              saw=sorted(strangers)[:5], fix="choose another --out, or move them away") from None
-        write_atomic(partial / name, json.dumps(what, indent=1))
-    else:
-        _same(partial, before, what)
+def _make(job: Job, todo: list[int], settings: PairSettings, ranks: Ranks, say: Say) -> None:
+    """Make this process's part of the missing shards, and wait for the others'."""
+    mine = todo[ranks.rank :: ranks.world]
+    tally = _Tally(job, todo, mine, say)
+    tally.tell()
+    workers = settings.workers or (_cores() if job.device == "cpu" else 1)
+    if len(todo) == job.shards < (processes := workers * ranks.world):
+        say(Event(f"{job.count} pairs make {job.shards} shard{'s' * (job.shards > 1)} of {job.shard_size}: "
+                  f"{processes - job.shards} of {processes} processes have nothing to do (shard_size = {-(-job.count // processes)} "
+                  "would give each its own)"))
+    if len(mine) > 1 and workers > 1:
+        run_processes(job, mine, min(workers, len(mine)), tally)
+    elif mine:
+        run_here(job, mine, tally)
+    tally.wait()
+    ranks.barrier()  # nobody still looks into the folder when it is renamed
 
 
-def _make(job: Job, settings: PairSettings, say: Say) -> None:
-    states = {shard: shard_state(job.folder, shard) for shard in range(job.shards)}
-    for shard in [k for k, state in states.items() if state == "damaged"]:
-        say(Event(f"shard {shard} was damaged since it was made; it is made again", level="warning"))
-    todo = [k for k, state in states.items() if state != "done"]
-    done = started = job.count - sum(len(job.indices(k)) for k in todo)
-
-    def progress(images: int) -> None:
-        nonlocal done
-        done += images
-        say(Event("teacher pairs", done, job.count, started, "images"))
-
-    progress(0)
-    if not todo:
-        return
+def _cores() -> int:
+    """Cores that this process may use, shared with torchrun's others on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(settings.workers or (cores if job.device == "cpu" else 1), len(todo))
-    if workers == 1:
-        run_here(job, todo, progress)
-    else:
-        run_processes(job, todo, workers, progress)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _seal(job: Job, settings: PairSettings, identity: dict[str, Any]) -> None:
-    facts = json.loads((job.folder / FACTS_FILE).read_bytes())
-    c, side, _ = facts["shape"]
-    names = facts["class_names"]
-    sampler = {"name": "edm-heun", "steps": job.steps, "evaluations": evaluations(job.steps), "sigma_min": job.sigma_min,
-               "sigma_max": job.sigma_max, "rho": job.rho}
-    info = {"label": f"{settings.teacher}/{identity['data']}", "count": job.count, "shard_size": job.shard_size, "image": side,
-            "channels": c, "classes": len(names), "class_names": names, "noise": "seed", "seed": job.seed, "start": job.start,
-            "teacher": identity, "sampler": sampler}
-    files = [name(k) for k in range(job.shards) for name in (image_file, label_file)]
-    artifact.seal(job.folder, KIND, files, info=info, settings=settings.identity())
+class _Tally:
+    """Images made so far: own ones as they are told, the other processes' by the receipts in the folder."""
+
+    def __init__(self, job: Job, todo: list[int], mine: list[int], say: Say) -> None:
+        self.job, self.say, self.others = job, say, set(todo) - set(mine)
+        self.started = self.done = job.count - sum(len(job.indices(k)) for k in todo)
+        self._looked = time.monotonic()
+
+    def __call__(self, images: int) -> None:
+        """As `workers.Progress`."""
+        self.done += images
+        if self.others and time.monotonic() - self._looked > _LOOK_S:
+            self.look()
+        self.tell()
+
+    def tell(self) -> None:
+        self.say(Event("teacher pairs", self.done, self.job.count, self.started, "images"))
+
+    def look(self) -> None:
+        """Count what the others have finished since the last look."""
+        there = set(os.listdir(self.job.folder))
+        new = {k for k in self.others if receipt(k) in there}
+        self.others -= new
+        self.done += sum(len(self.job.indices(k)) for k in new)
+        self._looked = time.monotonic()
+
+    def wait(self) -> None:
+        """Until all shards are there. When another process dies, torchrun ends this one."""
+        while self.others:
+            self.look()
+            self.tell()
+            if self.others:
+                time.sleep(_LOOK_S / 10)
 
 
-def _publish(partial: Path, target: Path) -> Manifest:
-    """Take away what only the work needed, and give the folder its name."""
-    try:
-        _sweep(partial, _BEGUN, _TEACHER, PLANES_FILE, FACTS_FILE, "done-*.json", ".*.part")
-        os.replace(partial, target)
-    except OSError as error:
-        raise output_error(target, error) from error
-    return read_manifest(target)
-
-
-def _same(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UsageError that names what differs. Two ways to write one path are one path."""
-    keys = [k for k in {**there, **now} if there.get(k) != now.get(k)]
-    if "data" in keys and _place(there.get("data")) == _place(now.get("data")):
-        keys.remove("data")
-    if keys:
-        raise UsageError(f"{folder} holds pairs made with other settings",
-                         saw="; ".join(f"{k}: {there.get(k)} there, {now.get(k)} now" for k in keys),
-                         fix=f"choose another --out, or remove {folder}")
-
-
-def _place(data: Any) -> str:
-    """A data set's name, or its path made absolute."""
-    return str(data) if data in NAMES else str(Path(str(data)).expanduser().resolve())
-
-
-@contextmanager
-def _stoppable(partial: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `Interrupted` while the block runs (in the main thread, where Python hears signals)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise Interrupted("pairs: stopped on request", saw=f"finished shards are in {partial}",
-                          fix="run the same command again to go on")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(partial: Partial, job: Job, settings: PairSettings, say: Say) -> Manifest:
+    """Seal the folder, unless a run before did, and give it its name."""
+    if not partial.sealed:
+        facts = read_facts(job.folder)
+        c, side, _ = facts["shape"]
+        names, identity = facts["class_names"], facts["identity"]
+        sampler = {"name": "edm-heun", "steps": job.steps, "evaluations": evaluations(job.steps), "sigma_min": job.sigma_min,
+                   "sigma_max": job.sigma_max, "rho": job.rho}
+        label = f"{identity['teacher']}/{identity['data']}" if isinstance(identity["data"], str) else identity["label"]
+        info = {"label": label, "count": job.count, "shard_size": job.shard_size, "image": side, "channels": c, "classes": len(names),
+                "class_names": names, "noise": "seed", "seed": job.seed, "start": job.start, "teacher": identity, "sampler": sampler}
+        artifact.seal(job.folder, KIND, [name for k in range(job.shards) for name in job.files(k)], parents=parents(facts), info=info,
+                      settings=settings.identity())
+    _check_same(partial.folder, read_manifest(partial.folder), settings, say)
+    return partial.publish()

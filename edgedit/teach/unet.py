@@ -18,7 +18,7 @@ from edgedit.learn.order import DROPOUT, FLIPS, batch_indices, chosen, generator
 from edgedit.learn.ranks import ALONE, Ranks
 from edgedit.learn.state import Progress
 from edgedit.learn.trainer import Trainer
-from edgedit.model.denoiser import NO_CLASS, SIGMA_DATA, Denoiser, loss_weight
+from edgedit.model.denoiser import NO_CLASS, SIGMA_DATA, Denoiser, guided, loss_weight
 from edgedit.model.teacher import KIND, WEIGHTS, save_teacher
 from edgedit.model.unet import UNetSpec
 from edgedit.teach.data import ImageSet
@@ -138,14 +138,10 @@ def draw(denoiser: Denoiser, noise: Tensor, labels: Tensor, guidance: float = 1.
     """Images float64 (B, C, S, S) of a denoiser by EDM's sampler.
 
     Args:
-        guidance: 1 is none; else D = D(no class) + guidance·(D(class) - D(no class)), for a denoiser taught with label dropout.
+        guidance: 1 is none; see `guided`.
     """
 
     def denoise(x: Tensor, sigma: float, labels: Tensor, /) -> Tensor:
-        level = torch.full((len(x),), sigma, device=x.device)
-        if guidance == 1.0:
-            return denoiser(x, level, labels)
-        given, free = denoiser(torch.cat([x, x]), level.repeat(2), torch.cat([labels, torch.full_like(labels, NO_CLASS)])).chunk(2)
-        return free + guidance * (given - free)
+        return guided(denoiser, x, torch.full((len(x),), sigma, device=x.device), labels, guidance)
 
     return heun(denoise, noise, sigmas(steps), labels)

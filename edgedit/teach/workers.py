@@ -1,32 +1,33 @@
-"""Shards of pairs, made by one process or several; the bytes of a shard depend on the settings alone."""
+"""Shards of pairs, made by one process or several; the bytes of a shard depend on the settings and the kind of device alone."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from edgedit.core import errors
-from edgedit.core.files import sha256_file, write_atomic
 from edgedit.core.noise import labels as balanced_labels
 from edgedit.core.noise import noise
 from edgedit.core.pairset import image_file, label_file, to_uint8
+from edgedit.learn.device import torch_as_told
+from edgedit.learn.settings import LearnSettings
 from edgedit.teach.sampler import heun, sigmas
-from edgedit.teach.teacher import Teacher, attach, npy_bytes
+from edgedit.teach.shards import put_shard
+from edgedit.teach.teacher import Teacher, attach
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Job:
     sigma_min: float
     sigma_max: float
     rho: float
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    guidance: float = 1.0
+    compile: bool = False
 
     @property
     def shards(self) -> int:
@@ -54,6 +58,18 @@ class Job:
         """Image numbers of a shard."""
         first = self.start + shard * self.shard_size
         return range(first, min(first + self.shard_size, self.start + self.count))
+
+    def files(self, shard: int) -> list[str]:
+        """Names of a shard's files."""
+        return [image_file(shard), label_file(shard)]
+
+    def teacher(self) -> Teacher:
+        """The teacher that lies prepared in the folder."""
+        return attach(self.folder, device=self.device, precision=self.precision, guidance=self.guidance, compiled=self.compile)
+
+    def torch_as_told(self) -> AbstractContextManager[None]:
+        """Torch on one thread and in the precision of the job. Several threads would round differently."""
+        return torch_as_told(LearnSettings(precision=self.precision, threads=1))
 
 
 Progress = Callable[[int], None]
@@ -85,34 +101,10 @@ def _batches(labels: NDArray[np.integer], batch: int, one_class: bool) -> list[N
     return [group[i : i + batch] for group in groups for i in range(0, len(group), batch)]
 
 
-# --- shards on disk -------------------------------------------------------------------------------------------------------
-
-
-def _receipt(shard: int) -> str:
-    return f"done-{shard:05d}.json"
-
-
 def write_shard(teacher: Teacher, job: Job, shard: int, progress: Progress) -> None:
-    """Make a shard and write it, then its receipt with the hashes; each file whole or not at all."""
+    """Make a shard and write it, then its receipt."""
     images, labels = make_shard(teacher, job, shard, progress)
-    hashes = {}
-    for name, array in ((image_file(shard), images), (label_file(shard), labels)):
-        data = npy_bytes(array)
-        write_atomic(job.folder / name, data)
-        hashes[name] = hashlib.sha256(data).hexdigest()
-    write_atomic(job.folder / _receipt(shard), json.dumps(hashes))
-
-
-def shard_state(folder: Path, shard: int) -> str:
-    """ "done", "missing", or "damaged": there is a receipt, and the files do not have its hashes."""
-    try:
-        hashes = json.loads((folder / _receipt(shard)).read_bytes())
-        whole = all(sha256_file(folder / name) == hashes[name] for name in (image_file(shard), label_file(shard)))
-        return "done" if whole else "damaged"
-    except FileNotFoundError:
-        return "damaged" if (folder / _receipt(shard)).exists() else "missing"
-    except (ValueError, TypeError, LookupError):
-        return "damaged"
+    put_shard(job.folder, shard, {image_file(shard): images, label_file(shard): labels})
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------
@@ -120,14 +112,10 @@ def shard_state(folder: Path, shard: int) -> str:
 
 def run_here(job: Job, shards: Sequence[int], progress: Progress) -> None:
     """Make shards in this process, on one thread as workers do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        teacher = attach(job.folder, device=job.device)
+    with job.torch_as_told():
+        teacher = job.teacher()
         for shard in shards:
             write_shard(teacher, job, shard, progress)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def run_processes(job: Job, shards: Sequence[int], workers: int, progress: Progress) -> None:
@@ -189,12 +177,12 @@ def _worker(there: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
     try:
-        teacher = attach(job.folder, device=job.device)
-        while (shard := there.recv()) is not None:
-            write_shard(teacher, job, shard, lambda n: there.send(("images", n)))
-            there.send(("shard", shard))
+        with job.torch_as_told():
+            teacher = job.teacher()
+            while (shard := there.recv()) is not None:
+                write_shard(teacher, job, shard, lambda n: there.send(("images", n)))
+                there.send(("shard", shard))
         there.send(("bye", None))
     except errors.EdgeditError as error:
         there.send(("error", (type(error).__name__, error.what, error.saw, error.fix)))

@@ -59,7 +59,7 @@ def test_a_network_becomes_a_teacher(tmp_path: Path) -> None:
     assert info["source"] == {"name": "net.pkl", "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}
     assert (info["name"], info["image"], info["channels"], info["classes"], info["sigma_data"]) == ("edm", 32, 3, 10, 0.5)
     assert info["class_names"] == list(CLASS_NAMES) and len(CLASS_NAMES) == 10 and "CC BY-NC-SA 4.0" in info["license"]
-    assert info["parameters"] == SMALL.parameters and UNetSpec.from_dict(info["spec"]) == SMALL
+    assert info["parameters"] == SMALL.parameters and UNetSpec.from_dict(info["unet"]) == SMALL
     assert info["augment"]["values"] == 9 and info["augment"]["state"]["p"] == 0.12
     assert info["trained"]["class_name"] == "EDMPrecond" and info["trained"]["loss_fn"]["state"]["P_std"] == 1.2
     assert sorted(p.name for p in (tmp_path / "edm").iterdir()) == ["manifest.json", WEIGHTS]

@@ -198,11 +198,11 @@ def test_a_partial_of_other_settings_is_left_alone(tmp_path, monkeypatch) -> Non
 
 
 def test_a_stop_between_sealing_and_naming(whole, tmp_path, monkeypatch) -> None:
-    def stop(source, target):
+    def stop(partial):
         raise Interrupted("stopped")
 
     real = os.replace
-    monkeypatch.setattr("edgedit.teach.pairs._publish", stop)
+    monkeypatch.setattr("edgedit.teach.pairs.Partial.publish", stop)
     with pytest.raises(Interrupted):
         make_pairs(tmp_path / "p", SMALL)
     monkeypatch.undo()

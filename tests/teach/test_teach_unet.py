@@ -58,7 +58,8 @@ def one_class(value: int, n: int = 8) -> ImageSet:
 
 def test_a_teacher_of_one_grey_learns_to_draw_it() -> None:
     """The whole of it at once: loss, weighting, preconditioning and sampler agree, or the grey is another one."""
-    settings = tiny(unet__multipliers=[1], unet__width=8, batch=32, optimizer__lr=1e-2, ema_decay=0.9, log_sigma_std=2.0, log_sigma_mean=0.0)
+    settings = tiny(unet__multipliers=[1], unet__width=8, batch=32, optimizer__lr=1e-2, ema_decay=0.9, log_sigma_std=2.0,
+                    log_sigma_mean=0.0)
     trainer = UNetTrainer(one_class(191), settings, CPU)
     for step in range(150):
         trainer.step(trainer.pick(step), step, 1e-2)
