@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distill_kit import TINY, tiny
+from distill_kit import TINY, tiny, write_pairs
 from safetensors.torch import load_file
 
 from edgedit.core.artifact import open_artifact
@@ -99,6 +99,40 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(pairs, tmp_p
     assert again.returncode == 0, errors
     assert f"going on from step {found[1].step}" in errors
     assert open_artifact(out).manifest.info["step"] == found[1].step + 5
+
+
+@pytest.mark.slow
+def test_a_setup_with_a_network_of_its_own_follows_too(tmp_path):
+    """DMD: the fake network learns beside the student, from the images of all processes."""
+    from edgedit.core.artifact import create
+    from edgedit.model.denoiser import Denoiser
+    from edgedit.model.teacher import save_teacher
+    from edgedit.model.unet import UNetSpec
+
+    pairs, teacher = write_pairs(tmp_path / "pairs"), tmp_path / "teacher"
+    spec = UNetSpec(width=8, multipliers=(1,), blocks=1, attention=(), image=8, channels=1, classes=3)
+    with create(teacher, "teacher") as draft:
+        save_teacher(draft.path / "teacher.safetensors", spec, Denoiser(spec).network.state_dict(), {})
+    sets = {"setup.name": "dmd", "setup.teacher": str(teacher), "setup.any_teacher": "true"}
+    more = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    assert start(command(pairs, tmp_path / "two", *more)).wait(240) == 0
+    train(pairs, tmp_path / "one", tiny(setup__name="dmd", setup__teacher=str(teacher), setup__any_teacher=True))
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    states = [load_state(tmp_path / name, lambda event: None) for name in ("one", "two")]
+    fakes = [{n: t for n, t in found[0].items() if n.startswith("own.fake.")} for found in states if found is not None]
+    assert len(fakes) == 2 and fakes[0] and max(float((fakes[0][n] - fakes[1][n]).abs().max()) for n in fakes[0]) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_teacher_learns_by_torchrun(tmp_path):
+    words = ["teacher", "train", "--preset", "unet-digits", "--image", "8", "--steps", "6", "--batch", "8", "--device", "cpu"]
+    sets = {"unet.width": 16, "unet.multipliers": [1], "unet.patch": 1, "unet.attention": [], "sample_every": 0, "log_every": 2}
+    words += [part for key, value in sets.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgedit"]
+    assert start([*launch, *words, "--out", str(tmp_path / "two")]).wait(240) == 0
+    assert start([sys.executable, "-m", "edgedit", *words, "--out", str(tmp_path / "one")]).wait(240) == 0
+    one, two = (load_file(tmp_path / name / "teacher.safetensors") for name in ("one", "two"))
+    assert max(float((one[n] - two[n]).abs().max()) for n in one) < 1e-4
 
 
 def test_averages_go_over_all_tensors_at_once() -> None:

@@ -411,3 +411,28 @@ def test_plan_writes_nothing_and_reckons_the_run(pairs, tmp_path):
     assert result["settings"]["model"]["depth"] == TINY["model"]["depth"]
     json.dumps(result)
     assert sorted(pairs.parent.rglob("*")) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 1.6 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1600k", "tmpfs", str(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small file system: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(pairs, whole, small_disk):
+    out, filler = small_disk / "student", small_disk / "filler"
+    filler.write_bytes(bytes(800_000))
+    with pytest.raises(OutputError, match=r"No space left(.|\n)*free some space"):
+        train(pairs, out, tiny())
+    kept = open_artifact(out).manifest.info["step"]
+    found = load_state(out, lambda event: None)
+    assert found is not None and 0 < found[1].step < 20 and kept <= found[1].step
+    filler.unlink()
+    train(pairs, out, tiny(keep_last=1))
+    assert same(whole, out)
