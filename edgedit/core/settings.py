@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -64,6 +65,18 @@ def resolve(model: type[S], *, base: dict[str, Any] | None = None, config: str |
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"setting '{key}' is not valid: {first['msg'].lower()}", saw=repr(first["input"])) from error
+
+
+def read_presets(package: str, file: str) -> dict[str, dict[str, Any]]:
+    """A package's presets by name: nested settings for `resolve(base=…)`, and a sentence under "about"."""
+    return tomllib.loads(files(package).joinpath(file).read_text(encoding="utf-8"))
+
+
+def find_preset(presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """Settings of one preset, without "about"; UsageError with the nearest name when there is none."""
+    if name not in presets:
+        raise UsageError(f"there is no preset '{name}'", fix=did_you_mean(name, presets))
+    return {key: value for key, value in presets[name].items() if key != "about"}
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

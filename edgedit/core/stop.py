@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from edgedit.core.errors import Interrupted
+
 
 @dataclass
 class StopRequest:
@@ -50,3 +52,19 @@ def stop_on_signals(*, deferred: bool = False) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible(stage: str, kept: str) -> Iterator[None]:
+    """Raise `Interrupted` where Ctrl-C or SIGTERM strikes in the block.
+
+    Args:
+        stage: whose message it is: "pairs", "evaluate".
+        kept: what is not lost: "finished shards are in runs/pairs.partial".
+    """
+    with stop_on_signals() as stop:
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(f"{stage}: stopped by {stop.reason or 'Ctrl-C'}", saw=kept,
+                              fix="run the same command again to go on") from None

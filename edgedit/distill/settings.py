@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 from pydantic.functional_validators import BeforeValidator
 
-from edgedit.core.errors import UsageError, did_you_mean
-from edgedit.core.settings import Settings, tomllib
+from edgedit.core.settings import Settings, find_preset, read_presets
 from edgedit.core.spec import DiTSpec
 from edgedit.distill.setup import SetupSettings, find_options
 from edgedit.learn.settings import LearnSettings, Optional
@@ -81,13 +79,10 @@ class TrainSettings(LearnSettings):
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    """All presets by name: nested settings for `core.settings.resolve(base=…)`, and a sentence under "about"."""
-    return tomllib.loads(files("edgedit.distill").joinpath("presets.toml").read_text(encoding="utf-8"))
+    """All presets by name, as `core.settings.read_presets`."""
+    return read_presets("edgedit.distill", "presets.toml")
 
 
 def preset(name: str) -> dict[str, Any]:
     """Settings of one preset, nested; UsageError with the nearest name when there is none."""
-    known = presets()
-    if name not in known:
-        raise UsageError(f"there is no preset '{name}'", fix=did_you_mean(name, known))
-    return {key: value for key, value in known[name].items() if key != "about"}
+    return find_preset(presets(), name)

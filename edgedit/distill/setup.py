@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from edgedit.core.artifact import Parent
 from edgedit.core.errors import UsageError, did_you_mean
 from edgedit.core.pairset import PairSet
+from edgedit.core.say import Say, silent
 from edgedit.core.settings import Settings
 from edgedit.core.spec import DiTSpec
 
@@ -62,6 +63,8 @@ class Context:
     """The student itself, on `device`: for sizes and for running it in other ways than `Student`."""
     device: torch.device
     ranks: Ranks
+    say: Say = silent
+    """Hears what a user should know of the setup; silent in all processes but the first."""
 
 
 class BaseSetup:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edgedit.core.pairset import PairSet, to_uint8
+from edgedit.core.say import Say, silent
 from edgedit.core.spec import DiTSpec
 from edgedit.distill.data import Batch, Batches
 from edgedit.distill.settings import TrainSettings
@@ -29,12 +30,13 @@ class StudentTrainer(Trainer[DiT]):
     kind, weights = KIND, WEIGHTS
 
     def __init__(self, data: PairSet, spec: DiTSpec, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE,
-                 init: dict[str, Tensor] | None = None) -> None:
+                 init: dict[str, Tensor] | None = None, say: Say = silent) -> None:
         model = DiT(spec, seed=settings.seed % (1 << 63)).to(device)
         if init is not None:
             model.load_state_dict(init)
         self.data, self.settings = data, settings
-        self.setup: BaseSetup = setup_class(settings.setup.name)(Context(settings, data, spec, model, device, ranks))
+        context = Context(settings, data, spec, model, device, ranks, say if ranks.main else silent)
+        self.setup: BaseSetup = setup_class(settings.setup.name)(context)
         self.student = cast(Student, torch.compile(model)) if settings.compile else model
         super().__init__(model, settings, device, ranks, self.setup.extra_parameters())
 

@@ -55,7 +55,7 @@ def train(pairs: str | Path, out: str | Path, settings: TrainSettings, *, say: S
         found = (data.artifact.as_parent("pairs"), parent, *setup_class(settings.setup.name).parents(settings.setup, data))
         device = pick_device(settings, ranks)
         run = Run(Path(out), settings, settings.total_steps(len(data)), tuple(p for p in found if p), KIND, ranks, say)
-        return run.learn(lambda: StudentTrainer(data, spec, settings, device, ranks, weights), restart=restart)
+        return run.learn(lambda: StudentTrainer(data, spec, settings, device, ranks, weights, say), restart=restart)
 
 
 def load_init(path: str | Path, spec: DiTSpec) -> tuple[dict[str, Tensor], Parent]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +19,10 @@ import torch
 
 from edgedit import __version__
 from edgedit.core.artifact import MANIFEST, Manifest, check_output, create, open_artifact, read_manifest
-from edgedit.core.errors import Interrupted, OutputError, UsageError
+from edgedit.core.errors import OutputError, UsageError
 from edgedit.core.files import held, output_error, write_atomic
 from edgedit.core.say import Event, Say, silent
-from edgedit.core.stop import stop_on_signals
+from edgedit.core.stop import interruptible
 from edgedit.evaluate import scores
 from edgedit.evaluate.against import held_out_nearest, reference_apart, reference_statistics
 from edgedit.evaluate.job import Job, open_job
@@ -73,7 +72,7 @@ def evaluate(source: Source, reference: Source | Statistics | None, out: str | P
     ranks.lead(lambda: _begin(partial, begun))
     if not ranks.main:
         _begin(partial, begun)  # machines need not share a disk
-    with _stoppable(partial), held(partial, "writing") if ranks.main else nullcontext():
+    with interruptible("evaluate", f"finished chunks are in {partial}"), held(partial, "writing") if ranks.main else nullcontext():
         begin = time.perf_counter()
         made, reference_images = _measure(job, partial, cache)
         body = _record(job, made, reference_images, time.perf_counter() - begin)
@@ -180,13 +179,3 @@ def _publish(job: Job, body: dict[str, Any], target: Path) -> Manifest:
         draft.info = {"label": job.source.name, "protocol": body["protocol"], "count": len(job.chosen),
                       "metrics": {m["name"]: m["value"] for m in body["metrics"]}}
     return read_manifest(target)
-
-
-@contextmanager
-def _stoppable(partial: Path) -> Iterator[None]:
-    with stop_on_signals() as stop:
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise Interrupted(f"evaluate: stopped by {stop.reason or 'Ctrl-C'}", saw=f"finished chunks are in {partial}",
-                              fix="run the same command again to go on") from None

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from edgedit.core.artifact import create, open_artifact
 from edgedit.core.errors import ArtifactError
@@ -126,3 +128,28 @@ def restore(target: Tensor, source: Tensor) -> None:
     """Copy into existing storage, which keeps torch's alignment and so the exact path of its CPU kernels."""
     with torch.no_grad():
         target.copy_(source)
+
+
+def moments(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What AdamW knows of each parameter, as "NAME.exp_avg" and so on."""
+    return {f"{name}.{key}": t for name, p in parameters.items() for key, t in optimizer.state[p].items()}
+
+
+def make_room(optimizer: Optimizer, parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Give the optimiser uninitialised moments of the shapes in `saved` (named as `moments` does), to be restored into.
+
+    They lie in memory as their parameter does: otherwise sums are rounded otherwise.
+    """
+    for name, p in parameters.items():
+        mine = {n[len(name) + 1:]: t for n, t in saved.items() if n.startswith(f"{name}.") and "." not in n[len(name) + 1:]}
+        optimizer.state[p] = {key: torch.empty_like(p if t.shape == p.shape else t, dtype=t.dtype, device=p.device)
+                              for key, t in mine.items()}
+
+
+def fill(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
+    """Copy every saved tensor into its namesake; ArtifactError when names or shapes differ."""
+    wrong = sorted(own.keys() ^ saved.keys()) or [n for n, t in saved.items() if t.shape != own[n].shape]
+    if wrong:
+        raise ArtifactError(f"the checkpoint does not fit {what}", saw=wrong[0], fix="begin anew with --restart")
+    for name, tensor in saved.items():
+        restore(own[name], tensor)

@@ -8,13 +8,12 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
-from edgedit.core.errors import ArtifactError
 from edgedit.learn.device import autocast
 from edgedit.learn.ema import Ema, M
 from edgedit.learn.loop import Stepped
 from edgedit.learn.ranks import ALONE, Ranks
 from edgedit.learn.settings import LearnSettings
-from edgedit.learn.state import restore
+from edgedit.learn.state import fill, make_room, moments
 
 
 class Trainer(ABC, Generic[M]):
@@ -72,22 +71,11 @@ class Trainer(ABC, Generic[M]):
         out |= {f"ema.{n}": t for n, t in self.ema.model.state_dict().items()}
         out |= {n: p.detach() for n, p in self.trained.items() if n.startswith("extra.")}
         out |= {f"own.{n}": t for n, t in self.own_state().items()}
-        for name, parameter in self.trained.items():
-            out |= {f"optimizer.{name}.{key}": t for key, t in self.optimizer.state[parameter].items()}
-        return out
+        return out | {f"optimizer.{n}": t for n, t in moments(self.optimizer, self.trained).items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `tensors`; ArtifactError when names or shapes do not fit."""
-        for name, parameter in self.trained.items():
-            prefix = f"optimizer.{name}."
-            self.optimizer.state[parameter] = {  # moments lie in memory as their parameter does, or sums are rounded otherwise
-                n[len(prefix):]: torch.empty_like(parameter if t.shape == parameter.shape else t, dtype=t.dtype, device=self.device)
-                for n, t in tensors.items() if n.startswith(prefix)}
-        mine = {n: t for n, t in self.tensors().items() if not n.startswith("own.")}
-        saved = {n: t for n, t in tensors.items() if not n.startswith("own.")}
-        wrong = sorted(mine.keys() ^ saved.keys()) or [n for n, t in saved.items() if t.shape != mine[n].shape]
-        if wrong:
-            raise ArtifactError("the checkpoint does not fit this run", saw=wrong[0], fix="begin anew with --restart")
-        for name, tensor in saved.items():
-            restore(mine[name], tensor)
+        make_room(self.optimizer, self.trained, {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")})
+        mine, saved = ({n: t for n, t in some.items() if not n.startswith("own.")} for some in (self.tensors(), tensors))
+        fill(mine, saved, "this run")
         self.load_own_state({n.removeprefix("own."): t for n, t in tensors.items() if n.startswith("own.")})

@@ -23,11 +23,12 @@ from edgedit.core.errors import ArtifactError
 from edgedit.core.files import held
 from edgedit.core.pairset import KIND, image_file, label_file, noise_file, to_uint8
 from edgedit.core.say import Event, Say, silent
+from edgedit.core.stop import interruptible
 from edgedit.teach.convert import CLASS_NAMES
 from edgedit.teach.get_files import Block, check_block, find_blocks
 from edgedit.teach.sampler import evaluations
 from edgedit.teach.settings import ImportSettings
-from edgedit.teach.shards import Partial, put_shard, same, stoppable
+from edgedit.teach.shards import Partial, put_shard, same
 
 ORIGIN = "GET pair files"
 _STEPS = 18  # GET's data generator: EDM's Heun sampler with its CIFAR-10 settings
@@ -60,7 +61,7 @@ def import_get(source: str | Path, out: str | Path, settings: ImportSettings | N
         return _finished(partial.target, folder, asked, say)
     files = find_blocks(folder)
     with ExitStack() as stack:
-        stack.enter_context(stoppable(partial.folder))
+        stack.enter_context(interruptible("pairs", partial.kept))
         blocks = _survey(files, settings.noise_scale, say)
         partial.make()
         stack.enter_context(held(partial.folder, "writing"))

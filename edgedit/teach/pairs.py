@@ -22,13 +22,14 @@ from edgedit.core.artifact import MANIFEST, Manifest, check_output, open_artifac
 from edgedit.core.files import held
 from edgedit.core.pairset import KIND
 from edgedit.core.say import Event, Say, silent
+from edgedit.core.stop import interruptible
 from edgedit.learn.device import pick_device
-from edgedit.learn.ranks import ALONE, Ranks, joined
+from edgedit.learn.ranks import Ranks, joined
 from edgedit.learn.settings import LearnSettings
 from edgedit.teach.network import check_weights, parents
 from edgedit.teach.sampler import evaluations, sigmas
 from edgedit.teach.settings import IDEAL, PairSettings
-from edgedit.teach.shards import Partial, receipt, same, stoppable
+from edgedit.teach.shards import Partial, receipt, same
 from edgedit.teach.teacher import SCRATCH, check_fit, prepare, read_facts
 from edgedit.teach.workers import Job, run_here, run_processes
 
@@ -65,8 +66,8 @@ def make_pairs(out: str | Path, settings: PairSettings | None = None, *, cache: 
         check_fit(settings, say)
         device = pick_device(LearnSettings(device=settings.device, precision=settings.precision), ranks)
         job = _job(partial, settings, str(device))
-        stack.enter_context(stoppable(partial.folder, "on request" if ranks == ALONE else
-                                      "on request, or because another process of this run ended"))
+        stack.enter_context(interruptible("pairs", partial.kept + (
+            "; torchrun stops all processes when one of them ends" if ranks.world > 1 else "")))
         if (made := ranks.lead(lambda: _finished(partial.target, settings, say))) is not None:
             return made
         todo = ranks.lead(lambda: _begin(partial, job, settings, cache, stack, say))

@@ -10,20 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedit.core.artifact import MANIFEST, Manifest, read_manifest
-from edgedit.core.errors import Interrupted, OutputError, UsageError
+from edgedit.core.errors import OutputError, UsageError
 from edgedit.core.files import output_error, sha256_file, write_atomic
 from edgedit.core.say import Event, Say
 from edgedit.teach.data import NAMES
@@ -87,6 +84,11 @@ class Partial:
     @property
     def folder(self) -> Path:
         return self.target.with_name(self.target.name + ".partial")
+
+    @property
+    def kept(self) -> str:
+        """What a stop leaves, for its message."""
+        return f"finished shards are in {self.folder}"
 
     @property
     def sealed(self) -> bool:
@@ -157,21 +159,3 @@ def same(folder: Path, there: dict[str, Any], now: dict[str, Any], differ: str =
 def _place(value: Any) -> str:
     """A known name, or a path made absolute."""
     return str(value) if value in (None, IDEAL, *NAMES) else str(Path(str(value)).expanduser().resolve())
-
-
-@contextmanager
-def stoppable(folder: Path, why: str = "on request") -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `Interrupted` while the block runs (in the main thread, where Python hears signals)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise Interrupted(f"pairs: stopped {why}", saw=f"finished shards are in {folder}", fix="run the same command again to go on")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from edgedit.core.errors import UsageError, did_you_mean
-from edgedit.core.settings import Settings, tomllib
+from edgedit.core.settings import Settings, find_preset, read_presets
 from edgedit.learn.settings import LearnSettings, OptimizerSettings
 
 
@@ -46,13 +44,10 @@ class TeacherSettings(LearnSettings):
 
 
 def unet_presets() -> dict[str, dict[str, Any]]:
-    """All presets by name: nested settings for `core.settings.resolve(base=…)`, and a sentence under "about"."""
-    return tomllib.loads(files("edgedit.teach").joinpath("unets.toml").read_text(encoding="utf-8"))
+    """All presets by name, as `core.settings.read_presets`."""
+    return read_presets("edgedit.teach", "unets.toml")
 
 
 def unet_preset(name: str) -> dict[str, Any]:
     """Settings of one preset, nested; UsageError with the nearest name when there is none."""
-    known = unet_presets()
-    if name not in known:
-        raise UsageError(f"there is no teacher preset '{name}'", fix=did_you_mean(name, known))
-    return {key: value for key, value in known[name].items() if key != "about"}
+    return find_preset(unet_presets(), name)

@@ -28,13 +28,13 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from edgedit.core.artifact import Parent, open_artifact
-from edgedit.core.errors import ArtifactError, UsageError
+from edgedit.core.errors import UsageError
 from edgedit.core.pairset import PairSet
 from edgedit.distill.data import Batch
-from edgedit.distill.losses import make_loss
+from edgedit.distill.losses import Loss, make_loss
 from edgedit.distill.setup import BaseSetup, Context, SetupSettings, Student
 from edgedit.learn.settings import Optional
-from edgedit.learn.state import restore
+from edgedit.learn.state import fill, make_room, moments
 from edgedit.model.denoiser import Denoiser, loss_weight
 from edgedit.model.teacher import KIND, MAKE, WEIGHTS, load_teacher
 
@@ -89,7 +89,9 @@ class Setup(BaseSetup):
         self.real.to(memory_format=torch.channels_last)
         self.fake = Fake(self.real, self.options, context)
         self.ask_real = torch.compile(self.real) if settings.compile else self.real
-        self.metric = make_loss(settings.loss, spec, device, compiled=settings.compile) if self.options.regression else None
+        self.metric: Loss | None = None
+        if self.options.regression:
+            self.metric = make_loss(settings.loss, spec, device, compiled=settings.compile, say=context.say)
         self.sigma = noise_levels().to(device)
 
     @classmethod
@@ -192,24 +194,14 @@ class Fake:
 
     def state_dict(self) -> dict[str, Tensor]:
         """ "fake.NAME" and "fake_optimizer.NAME.KEY"."""
-        out = {f"fake.{n}": p.detach() for n, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            out |= {f"fake_optimizer.{name}.{key}": t for key, t in self.optimizer.state[parameter].items()}
-        return out
+        return {**{f"fake.{n}": p.detach() for n, p in self.parameters.items()},
+                **{f"fake_optimizer.{n}": t for n, t in moments(self.optimizer, self.parameters).items()}}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`; ArtifactError when names or shapes do not fit."""
-        for name, parameter in self.parameters.items():
-            prefix = f"fake_optimizer.{name}."
-            self.optimizer.state[parameter] = {  # moments lie in memory as their parameter does
-                n[len(prefix):]: torch.empty_like(parameter if t.shape == parameter.shape else t, dtype=t.dtype, device=self._device)
-                for n, t in state.items() if n.startswith(prefix)}
-        mine = self.state_dict()
-        wrong = sorted(mine.keys() ^ state.keys()) or [n for n, t in state.items() if t.shape != mine[n].shape]
-        if wrong:
-            raise ArtifactError("the checkpoint's fake network does not fit setup.teacher", saw=wrong[0], fix="begin anew with --restart")
-        for name, tensor in state.items():
-            restore(mine[name], tensor)
+        prefix = "fake_optimizer."
+        make_room(self.optimizer, self.parameters, {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+        fill(self.state_dict(), state, "setup.teacher: its fake network is another")
 
 
 def noise_levels() -> Tensor:

@@ -22,11 +22,11 @@ class Setup(BaseSetup):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.metric = make_loss(context.settings.loss, context.spec, context.device)
+        self.metric = make_loss(context.settings.loss, context.spec, context.device, compiled=context.settings.compile, say=context.say)
 
     def loss(self, student: Student, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean distance over the batch; nothing further to log."""
-        return self.metric(student(batch.noise, batch.labels), batch.images), {}
+        return self.metric(student(batch.noise, batch.labels), self.metric.features(batch.images, batch.indices)), {}
 
     def facts(self) -> dict[str, Any]:
         """What the loss is: name, and for LPIPS its variant with the hashes of its weights."""

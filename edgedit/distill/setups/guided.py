@@ -51,7 +51,7 @@ class Setup(BaseSetup):
             raise UsageError(f"{self.options.student} cannot be guided: it was trained without label dropout",
                              fix="choose a student trained with label_dropout above 0 (the paper: 0.1)")
         self.source = source.to(context.device)
-        self.metric = make_loss(context.settings.loss, context.spec, context.device, compiled=context.settings.compile)
+        self.metric = make_loss(context.settings.loss, context.spec, context.device, compiled=context.settings.compile, say=context.say)
 
     @classmethod
     def parents(cls, options: Options, data: PairSet) -> tuple[Parent, ...]:

@@ -96,8 +96,10 @@ class Setup(BaseSetup):
         self.options = cast(Options, settings.setup)
         self.layers, self.times = self.options.schedule(spec.depth)
         inner = settings.loss.model_copy(update={"name": self.options.metric_intermediate or settings.loss.name})
-        self.metric = make_loss(settings.loss, spec, context.device, compiled=settings.compile)
-        self.inner = self.metric if inner == settings.loss else make_loss(inner, spec, context.device, compiled=settings.compile)
+        self.metric = make_loss(settings.loss, spec, context.device, compiled=settings.compile, say=context.say)
+        self.inner = self.metric
+        if inner != settings.loss:
+            self.inner = make_loss(inner, spec, context.device, compiled=settings.compile, say=context.say)
         self.heads = nn.ModuleDict()
         if not self.options.shared_head:
             self.heads.update({str(layer): ImageHead(spec) for layer in self.layers[:-1]})

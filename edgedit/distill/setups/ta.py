@@ -69,7 +69,7 @@ class Setup(BaseSetup):
         super().__init__(context)
         settings = context.settings
         self.options = cast(Options, settings.setup)
-        self.metric = make_loss(settings.loss, context.spec, context.device, compiled=settings.compile)
+        self.metric = make_loss(settings.loss, context.spec, context.device, compiled=settings.compile, say=context.say)
         self.layers: tuple[tuple[int, int], ...] = ()
         self.expansions = nn.ModuleDict()
         self.assistant_facts: dict[str, Any] = {}
