@@ -20,8 +20,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check edgedit tests benchmarks
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev         ## every benchmark, one after another (after make quickstart, whose bundle two of them take)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+# Those that need data or weights of yours (lpips_ranking, setups) are run by name.
+BENCHMARKS = noise pairs graph_cost host_overhead power_overhead profile_memory cpu_generate digits_accuracy loader train teacher
+
+bench: $(VENV)/.installed-dev         ## every benchmark that needs nothing, in turn (after make quickstart, whose bundle two of them take)
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

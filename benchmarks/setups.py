@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=2000)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--pairs", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=500, help="judged by the classifier, a run")
     parser.add_argument("--lpips-weights", help="trunk of LPIPS 'squeeze'")
@@ -94,8 +94,9 @@ def main() -> None:
     if a.teacher is None:
         edgedit("teacher", "train", "--preset", "unet-tiny", "--data", a.data, "--steps", str(a.teacher_steps), "--out", str(teacher))
     pairs, test = a.work / "pairs", a.work / "pairs-held-out"
-    edgedit("pairs", "--teacher", str(teacher), "--count", str(a.pairs), "--out", str(pairs))
-    edgedit("pairs", "--teacher", str(teacher), "--count", "200", "--set", f"start={HELD_OUT}", "--out", str(test))
+    edgedit("pairs", "--teacher", str(teacher), "--count", str(a.pairs), "--set", "shard_size=500", "--out", str(pairs))
+    edgedit("pairs", "--teacher", str(teacher), "--count", "200", "--set", f"start={HELD_OUT}", "--set", "shard_size=100",
+            "--out", str(test))
     weights = ["--lpips-weights", a.lpips_weights] if a.lpips_weights else []
     lpips = ["--loss", "lpips", "--set", "loss.lpips.net=squeeze", "--set", "loss.lpips.resolution=native", *weights]
     sets = {"model.depth": 6, "model.width": 64, "model.heads": 8, "optimizer.lr": 1e-3, "optimizer.schedule": "cosine", "ema_decay": 0.99,

@@ -79,6 +79,18 @@ def test_relative_links_in_the_docs_lead_somewhere() -> None:
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
 
+def test_every_symbol_of_the_paper_map_exists() -> None:
+    """`file.py`: `Symbol`, `other` → each is defined in that file."""
+    text, seen = (REPO / "docs" / "paper-map.md").read_text(), 0
+    for file, names in re.findall(r"\]\(\.\./(edgedit/[\w/]+\.py)\): ((?:`[\w.]+`(?:, )?)+)", text):
+        source = (REPO / file).read_text()
+        for name in re.findall(r"`([\w.]+)`", names):
+            for part in name.split("."):
+                assert re.search(rf"^\s*(?:def|class) {part}\b", source, re.M), f"{file}: {name}"
+            seen += 1
+    assert seen > 20
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "edgedit", *arguments], capture_output=True, text=True, cwd=REPO)
 
