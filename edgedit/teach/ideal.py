@@ -137,6 +137,7 @@ class IdealTeacher:
 
     name = "ideal"
     one_class_a_batch = True
+    piece: int | None = None
 
     def __init__(self, planes: NDArray[np.uint8], counts: list[int], shape: tuple[int, int, int], class_names: list[str],
                  identity: dict[str, Any], *, device: str = "cpu", keep_bytes: int = 256 << 20) -> None:

@@ -53,6 +53,7 @@ class NetworkTeacher:
         self.class_names: list[str] = list(facts["class_names"])
         self.identity: dict[str, Any] = dict(facts["identity"])
         self.device, self.precision, self.guidance = torch.device(device), precision, guidance
+        self.piece = PIECE if self.device.type == "cpu" else None
         self._model = torch.compile(model, dynamic=False) if compiled else model
 
     @classmethod
@@ -80,7 +81,7 @@ class NetworkTeacher:
     def denoise(self, x: Tensor, sigma: float, labels: Tensor) -> Tensor:
         """D(x; σ, class): x floating point (B, C, H, W), labels int64 (B,), `denoiser.NO_CLASS` allowed → float32 (B, C, H, W)."""
         x = x.float().contiguous(memory_format=torch.channels_last)
-        size = PIECE if self.device.type == "cpu" else len(x)
+        size = self.piece or len(x)
         return torch.cat([self._piece(rows, sigma, of) for rows, of in zip(x.split(size), labels.split(size), strict=True)])
 
     def _piece(self, x: Tensor, sigma: float, labels: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Teacher(Protocol):
         class_names: names in label order.
         identity: plain values that tell this teacher from others: kind, data or weights with their SHA-256.
         one_class_a_batch: batches of a single class are cheaper for it.
+        piece: images that it looks at together, whatever the batch; None for all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Teacher(Protocol):
     class_names: list[str]
     identity: dict[str, Any]
     one_class_a_batch: bool
+    piece: int | None
 
     @property
     def classes(self) -> int: ...

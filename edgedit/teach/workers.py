@@ -88,17 +88,19 @@ def make_shard(teacher: Teacher, job: Job, shard: int, progress: Progress) -> tu
     levels = sigmas(job.steps, job.sigma_min, job.sigma_max, job.rho)
     c, h, w = teacher.shape
     images = np.empty((len(indices), h, w, c), np.uint8)
-    for rows in _batches(labels, job.batch, teacher.one_class_a_batch):
+    for rows in _batches(labels, job.batch, teacher.one_class_a_batch, teacher.piece):
         at = torch.from_numpy(rows).to(job.device)
         images[rows] = to_uint8(heun(teacher.trajectory(), z[at], levels, targets[at]).cpu().numpy())
         progress(len(rows))
     return images, labels.astype(np.uint8 if teacher.classes <= 256 else np.uint16)
 
 
-def _batches(labels: NDArray[np.integer], batch: int, one_class: bool) -> list[NDArray[np.int64]]:
+def _batches(labels: NDArray[np.integer], batch: int, one_class: bool, piece: int | None) -> list[NDArray[np.int64]]:
+    """Rows that are sampled together. A teacher that takes `piece` of them at a time anyhow gets them so, and progress is told."""
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if one_class else [order]
-    return [group[i : i + batch] for group in groups for i in range(0, len(group), batch)]
+    batches = [group[i : i + batch] for group in groups for i in range(0, len(group), batch)]
+    return [rows[i : i + piece] for rows in batches for i in range(0, len(rows), piece)] if piece else batches
 
 
 def write_shard(teacher: Teacher, job: Job, shard: int, progress: Progress) -> None:
