@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except EdgeditError as error:
-        if "--json" in arguments:
+        if "--json" in arguments and os.environ.get("RANK", "0") == "0":
             import json
 
             print(json.dumps({"error": {"what": error.what, "saw": error.saw, "fix": error.fix}}, indent=1))
@@ -88,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
             process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
             print(f"error{process}: {error}", file=sys.stderr)
         raise SystemExit(error.code) from None
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as stop:
+        if stop.code == 130:  # Ctrl-C where nothing had begun that a stage could save; click has turned it into this
+            print("\nstopped; run the same command again to go on", file=sys.stderr)
+        raise

@@ -36,7 +36,8 @@ def evaluate(
                                                                 "once.")] = None,
     tap: Annotated[str | None, typer.Option(help="Layer of the extractor: 2048 (FID), 768, 192, 64.")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Weights of a CIFAR ResNet, for accuracy.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance of a student (default 1.5); a bundle has its own.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance of a student (default 1.5, none after setup guided); a "
+                                                               "bundle has its own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise of made images.")] = 0,
     start: Annotated[int, typer.Option(min=0, help="Index of the first made image.")] = 0,
     labels: Annotated[str, typer.Option(help="Classes of made images: balanced (in turn) or random.")] = "balanced",
@@ -126,6 +127,9 @@ class _Make:
             return self._student(Path(text))
         if kind == "bundle":
             return self._bundle(Path(text))
+        if kind not in (None, "pairs", "images"):
+            fix = f"edgedit pairs --teacher {text} --count 2000 --out FOLDER makes images of it" if kind == "teacher" else _KNOWN
+            raise UsageError(f"{text} is of kind '{kind}', which is no source of images", fix=fix)
         return self.stored(text)
 
     def _student(self, path: Path) -> Any:
@@ -133,13 +137,13 @@ class _Make:
 
         from edgedit.evaluate.generated import GeneratedSource
         from edgedit.learn.device import find_device
-        from edgedit.model.checkpoint import load_student
+        from edgedit.model.checkpoint import load_student, usual_guidance
         from edgedit.model.runtime import TorchRuntime
 
         model, artifact, info = load_student(path)
         if self.threads:
             torch.set_num_threads(self.threads)
-        scale = 1.5 if self.guidance is None else self.guidance
+        scale = usual_guidance(info) if self.guidance is None else self.guidance
         runtime = TorchRuntime(model, scale, device=str(find_device(self.device, self.ranks)))
         spec = model.spec
         facts = {"made_by": "student", "digest": artifact.manifest.digest, "design": spec.label, "guidance_scale": scale,

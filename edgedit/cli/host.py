@@ -26,7 +26,8 @@ def train(
     pairs: Annotated[Path, typer.Option(help="Folder made by `edgedit pairs`.")],
     out: Out,
     preset: Annotated[str | None, typer.Option(help="dit-nano-0.42m, dit-nano-2.2m, dit-nano-5m, their -wide and -deep kin (all "
-                                                    "rows of the paper's Table 6), digits.")] = None,
+                                                    "rows of the paper's Table 6), dmd, ta-assistant, ta-row1 to -row4, mi1-2, mi1-3 "
+                                                    "(Tables 1, 3, 4), digits.")] = None,
     setup: Annotated[str | None, typer.Option(help="get (offline pairs, the default), dmd (distribution matching; needs a teacher), ta "
                                                    "(teaching assistant), mi1 (layers as steps), guided (guidance in one pass). Their "
                                                    "options: --set setup.KEY=VALUE.")] = None,

@@ -29,15 +29,15 @@ def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, i
     from edgedit.device.bundle import Bundle
     from edgedit.device.runtime import open_runtime
     from edgedit.evaluate.parity import ParitySettings, Rung, compare
-    from edgedit.model.checkpoint import load_student
+    from edgedit.model.checkpoint import load_student, usual_guidance
     from edgedit.model.runtime import TorchRuntime
 
     opened = [Bundle.open(path) for path in bundles]
-    model, artifact, _ = load_student(student)
+    model, artifact, facts = load_student(student)
     for bundle in opened:
         if artifact.manifest.digest not in (p.digest for p in bundle.artifact.manifest.parents):
             raise UsageError(f"{bundle.path} was not made from {student} as it is now", fix=f"edgedit export {student} --out {bundle.path}")
-    scales = {bundle.guidance_scale for bundle in opened} or {1.5}
+    scales = {bundle.guidance_scale for bundle in opened} or {usual_guidance(facts)}
     if len(scales) > 1:
         raise UsageError("the bundles were exported with different guidance", saw=sorted(scales), fix="compare them one by one")
     scale = scales.pop()

@@ -27,11 +27,12 @@ def convert(
     Example: edgedit teacher convert edm-cifar10-32x32-cond-vp.pkl --out teachers/edm
     """
     need_host("torch", "safetensors")
+    from edgedit.core.settings import resolve
     from edgedit.teach.convert import ConvertSettings
     from edgedit.teach.convert import convert as convert_stage
 
     with Console(json) as ui:
-        manifest = convert_stage(source, out, ConvertSettings(expect_sha256=expect_sha256), say=ui)
+        manifest = convert_stage(source, out, resolve(ConvertSettings, options={"expect_sha256": expect_sha256}), say=ui)
         ui.done(f"{out}: {manifest.info['label']}, {manifest.info['parameters']:,} parameters",
                 following=f"edgedit teacher sample {out} --count 64 --out grid.png",
                 data={"out": str(out), "digest": manifest.digest, **manifest.info})

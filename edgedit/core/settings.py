@@ -49,14 +49,20 @@ def resolve(model: type[S], *, base: dict[str, Any] | None = None, config: str |
     merged: dict[str, Any] = {}
     _merge(merged, base or {})
     if config is not None:
-        _merge(merged, _read_toml(Path(config)))
+        values = _read_toml(Path(config))
+        for key, value in values.items():
+            if isinstance(value, dict):
+                _other_kind(model, merged, f"{key}.name", value.get("name"))
+        _merge(merged, values)
     for item in sets:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
             raise UsageError("--set needs key=value", saw=item, fix="for example --set optimizer.lr=2e-4")
+        _other_kind(model, merged, key.strip(), _value(text.strip()))
         _put(merged, key.strip(), _value(text.strip()))
     for key, value in (options or {}).items():
         if value is not None:
+            _other_kind(model, merged, key, value)
             _put(merged, key, value)
     _check_keys(model, merged, "")
     try:
@@ -93,6 +99,17 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _other_kind(model: type[Settings], merged: dict[str, Any], dotted: str, name: Any) -> None:
+    """Where a section has several kinds and a later source names another one, options of the earlier kind mean nothing: drop them."""
+    first, _, last = dotted.partition(".")
+    section = _section(model.model_fields[first].annotation) if first in model.model_fields else None
+    before = merged.get(first)
+    if section is None or "section" not in vars(section) or last != "name" or name is None or not isinstance(before, dict):
+        return
+    if before.get("name", name) != name:
+        merged[first] = {}
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:

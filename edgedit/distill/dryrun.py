@@ -10,6 +10,7 @@ import torch
 
 from edgedit.core.pairset import PairSet
 from edgedit.distill.settings import TrainSettings
+from edgedit.distill.setup import setup_class
 from edgedit.distill.student import StudentTrainer
 from edgedit.learn.device import pick_device, torch_as_told
 
@@ -30,6 +31,7 @@ def plan(pairs: str | Path, settings: TrainSettings, *, measure: int = 3) -> dic
     """
     data = PairSet.open(pairs, verify=False)
     spec = settings.model.spec(data.shape, data.classes)
+    setup_class(settings.setup.name).parents(settings.setup, data)  # what the run would refuse
     device = pick_device(settings)
     steps = settings.total_steps(len(data))
     images = steps * settings.batch

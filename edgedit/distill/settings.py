@@ -58,16 +58,18 @@ class LossSettings(Settings):
 class TrainSettings(LearnSettings):
     """Everything that `edgedit train` can be told."""
 
-    free: ClassVar[tuple[str, ...]] = (*LearnSettings.free, "sample_guidance", "loss.lpips.weights", "setup.teacher", "setup.assistant",
-                                       "setup.student")
-    """Beside the free ones of any run. (LPIPS weights and the artifacts that a setup reads are held by their hash.)"""
+    free: ClassVar[tuple[str, ...]] = (*LearnSettings.free, "sample_guidance", "compile", "loss.lpips.weights", "setup.teacher",
+                                       "setup.assistant", "setup.student")
+    """Beside the free ones of any run. (LPIPS weights and what a setup reads are held by hash; compiled or not, a step differs by
+    rounding alone.)"""
 
     setup: Annotated[SerializeAsAny[SetupSettings], BeforeValidator(find_options)] = Field(default="get", validate_default=True)  # type: ignore[assignment]
     """Which setup, with its own options: `setup = "dmd"`, or `setup = { name = "dmd", regression = 0.5 }`."""
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     label_dropout: float = Field(default=0.1, ge=0, le=1)
-    sample_guidance: float = 1.5
+    sample_guidance: Annotated[float | None, Optional] = None
+    """Of sample grids; None: 1.5, or none for a setup that puts guidance into the weights."""
 
     @model_validator(mode="before")
     @classmethod

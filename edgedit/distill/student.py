@@ -14,13 +14,14 @@ from edgedit.core.pairset import PairSet, to_uint8
 from edgedit.core.say import Say, silent
 from edgedit.core.spec import DiTSpec
 from edgedit.distill.data import Batch, Batches
+from edgedit.distill.lpips_weights import load_trunk
 from edgedit.distill.settings import TrainSettings
 from edgedit.distill.setup import BaseSetup, Context, Student, setup_class
 from edgedit.learn.logs import sample_inputs, save_grid
 from edgedit.learn.ranks import ALONE, Ranks
 from edgedit.learn.state import Progress
 from edgedit.learn.trainer import Trainer
-from edgedit.model.checkpoint import KIND, WEIGHTS, save_weights
+from edgedit.model.checkpoint import KIND, WEIGHTS, save_weights, usual_guidance
 from edgedit.model.dit import DiT
 
 
@@ -35,6 +36,8 @@ class StudentTrainer(Trainer[DiT]):
         if init is not None:
             model.load_state_dict(init)
         self.data, self.settings = data, settings
+        if settings.loss.name == "lpips" and ranks.world > 1:  # where it has to be downloaded, one process does that
+            ranks.lead(lambda: load_trunk(settings.loss.lpips.net, settings.loss.lpips.weights)[1])
         context = Context(settings, data, spec, model, device, ranks, say if ranks.main else silent)
         self.setup: BaseSetup = setup_class(settings.setup.name)(context)
         self.student = cast(Student, torch.compile(model)) if settings.compile else model
@@ -84,5 +87,7 @@ class StudentTrainer(Trainer[DiT]):
         """A row for each class, with the averaged weights and `sample_guidance`."""
         spec = self.model.spec
         noise, labels = (torch.from_numpy(a).to(self.device) for a in sample_inputs((spec.channels, spec.image, spec.image), spec.classes))
-        pictures = to_uint8(self.ema.model.guided(noise, labels, self.settings.sample_guidance).float().cpu().numpy())
+        scale = self.settings.sample_guidance
+        scale = usual_guidance({"loss": self.loss_facts()}) if scale is None else scale
+        pictures = to_uint8(self.ema.model.guided(noise, labels, scale).float().cpu().numpy())
         save_grid(out, step, pictures, self.data.class_names[: int(labels.max()) + 1])

@@ -20,7 +20,7 @@ def metric_name(metric: str, count: int, extractor: dict[str, Any] | None = None
 
     Args:
         metric: "fid", "is", "kid", "precision", "recall", or one that needs no extractor.
-        count: images of the source.
+        count: images of the source, or of a reference that was cut to fewer: a distance between means and covariances is biased by both.
         extractor: facts with "kind" and "tap" (`Inception.facts`).
     """
     if extractor is None:

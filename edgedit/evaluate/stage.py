@@ -126,8 +126,13 @@ def _record(job: Job, made: list[Score], reference_images: int | None, wall_s: f
     by_network = ("fid", "is", "kid", "precision", "recall")
     against = {"fid": reference_images, "kid": reference_images, "precision": reference_images, "recall": reference_images,
                "spread": len(job.reference_chosen), "nearest": job.nearest.count if job.nearest else None}
+
+    def fewest(metric: str) -> int:
+        others = against.get(metric) if metric in ("fid", "kid") and job.settings.reference_count else None
+        return min(count, others or count)
+
     metrics = [asdict(replace(x, images=count, reference_images=against.get(x.metric),
-                              name=metric_name(x.metric, count, extractor if x.metric in by_network else None))) for x in made]
+                              name=metric_name(x.metric, fewest(x.metric), extractor if x.metric in by_network else None))) for x in made]
     environment: dict[str, Any] = {"device": str(job.device), "torch": torch.__version__, "processes": job.ranks.world}
     if job.inception is not None:
         environment["torch_fidelity"] = version("torch-fidelity")
@@ -150,6 +155,9 @@ def _begin(partial: Path, plan: dict[str, Any]) -> None:
     """Note what the folder is for, or compare with the note of the run that began it."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(partial, error) from error
+    try:
         before = json.loads((partial / _PLAN).read_bytes())
     except FileNotFoundError:
         if strangers := sorted(p.name for p in partial.iterdir() if not p.name.startswith(f".{_PLAN}")):

@@ -23,14 +23,18 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and ranks.world > 1:
         name = f"cuda:{ranks.local}"
+    elif name.startswith("cuda:") and ranks.world > 1:
+        raise UsageError(f"{ranks.world} processes cannot share one GPU", saw=f"device {name}", fix="--device cuda: each takes its own")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"'{name}' is not a device", fix="auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise MissingError("there is no CUDA device here", saw=f"torch {torch.__version__}", fix="--set device=cpu")
+        raise MissingError("there is no CUDA device here", saw=f"torch {torch.__version__}", fix="--device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MissingError(f"there is no GPU '{name}' here", saw=f"{torch.cuda.device_count()} GPUs", fix="--device cuda")
     if device.type not in ("cuda", "cpu"):
-        raise UsageError(f"training on '{device.type}' is not supported", fix="auto, cpu, cuda or cuda:N")
+        raise UsageError(f"work on '{device.type}' is not supported", fix="auto, cpu, cuda or cuda:N")
     return device
 
 

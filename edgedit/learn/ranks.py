@@ -2,8 +2,8 @@
 
 Each process ("rank") computes its rows of the batch; gradients are averaged in one flat exchange a step. That is what
 DistributedDataParallel does, without its wrapper: a setup may run the student twice, tap its layers or train heads beside
-it, and the batch of a step stays the same for any number of ranks. The students here have at most a few million
-parameters, so there is nothing to gain from overlapping the exchange with the backward pass.
+it, and the batch of a step stays the same for any number of ranks. A student has at most a few million parameters, so there
+is nothing to gain from overlapping the exchange with the backward pass; a large teacher, or DMD's fake of one, would gain.
 """
 
 from __future__ import annotations
@@ -67,6 +67,15 @@ class Ranks:
             for t in tensors:
                 t.copy_(flat[at : at + t.numel()].view_as(t))
                 at += t.numel()
+
+    def agree(self, *wishes: bool) -> list[bool]:
+        """Which of the wishes some rank has. By way of the processors, so that no GPU is waited for."""
+        if self.world == 1:
+            return list(wishes)
+        flags = torch.tensor(wishes, dtype=torch.float32)
+        with _together():
+            dist.all_reduce(flags)
+        return (flags > 0).tolist()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks, in the tensor's own type, in place."""

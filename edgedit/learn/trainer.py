@@ -52,10 +52,8 @@ class Trainer(ABC, Generic[M]):
         loss.backward()
         loss = loss.detach().float()
         if self.ranks.world > 1:
-            wishes = torch.tensor([stop, save], dtype=torch.float32, device=self.device)
-            scalars = [loss, *logs.values(), wishes]
-            self.ranks.average([*(p.grad for p in self.trained.values() if p.grad is not None), *scalars])
-            stop, save = (wishes > 0).tolist()
+            self.ranks.average([*(p.grad for p in self.trained.values() if p.grad is not None), loss, *logs.values()])
+            stop, save = self.ranks.agree(stop, save)
         clip, norm = self._settings.optimizer.grad_clip, None
         if clip is not None or want_norm:
             norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), float("inf") if clip is None else clip)

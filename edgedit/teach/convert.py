@@ -55,8 +55,8 @@ def convert(source: str | Path, out: str | Path, settings: ConvertSettings | Non
     settings = settings or ConvertSettings()
     file, target = Path(source).expanduser(), Path(out)
     check_output(target, kind=KIND)
-    say(Event(f"teacher: reading {file.name}"))
     raw = file_bytes(file)
+    say(Event(f"teacher: {file.name}, {len(raw) / 1e6:.0f} MB"))
     origin = {"name": file.name, "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
     wanted = (settings.expect_sha256 or "").lower()
     if wanted not in ("", origin["sha256"]):

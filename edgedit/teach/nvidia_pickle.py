@@ -101,7 +101,8 @@ def file_bytes(file: Path) -> bytes:
             raise ArtifactError(f"{file} is too large for a CIFAR-10 network", saw=f"{size} bytes; NVIDIA's have about 223 MB")
         return file.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{file} cannot be read", saw=error.strerror) from error
+        raise ArtifactError(f"{file} cannot be read", saw=error.strerror,
+                            fix="give the path of edm-cifar10-32x32-cond-vp.pkl, as NVIDIA publishes it") from error
 
 
 def read_network(data: bytes | Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgedit.core.errors import UsageError
+from edgedit.core.errors import OutputError, UsageError
 from edgedit.core.files import write_atomic
 from edgedit.core.noise import labels as balanced_labels
 from edgedit.core.noise import noise
@@ -35,6 +35,11 @@ def sample_grid(teacher: str | Path, out: str | Path, *, count: int = 64, seed: 
         UsageError: guidance for a teacher that was taught no images without a class.
         OutputError: the picture cannot be written.
     """
+    file = Path(out)
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"{file}: the grid is a PNG", fix=f"--out {file.with_suffix('.png')}")
+    if not file.parent.is_dir():
+        raise OutputError(f"{file} cannot be written", saw=f"no folder {file.parent}", fix=f"mkdir -p {file.parent}")
     place = find_device(device)
     denoiser, artifact = load_teacher(teacher, place)
     info = artifact.manifest.info
@@ -49,6 +54,6 @@ def sample_grid(teacher: str | Path, out: str | Path, *, count: int = 64, seed: 
         images = draw(denoiser, some, labels, guidance, steps)
         parts.append(to_uint8(images.cpu().numpy()))
     say(Event("teacher samples", count, count, unit="images"))
-    write_atomic(Path(out), png(grid(np.concatenate(parts), columns=max(1, round(count**0.5)))))
+    write_atomic(file, png(grid(np.concatenate(parts), columns=max(1, round(count**0.5)))))
     return {"out": str(out), "label": info.get("label", ""), "digest": artifact.manifest.digest, "count": count, "seed": seed,
             "guidance": guidance, "steps": steps, "wall_s": time.monotonic() - start}

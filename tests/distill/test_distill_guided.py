@@ -113,6 +113,6 @@ def test_sources_that_do_not_serve_are_refused(pairs, source, tmp_path):
         train(write_pairs(tmp_path / "p", classes=4), run, options(source))
     with pytest.raises(ArtifactError, match="nothing"):
         train(pairs, run, options(tmp_path / "nothing"))
-    with pytest.raises(UsageError, match=r"setup\.student"):
-        tiny(setup__name="guided")
+    with pytest.raises(UsageError, match=r"needs a trained student(.|\n)*setup\.student=FOLDER"):
+        train(pairs, run, tiny(setup__name="guided"))
     assert not run.exists()

@@ -103,3 +103,12 @@ def test_moving_what_a_setup_reads_is_no_other_run():
     assert changes(old, resolve(TrainSettings, sets=["setup.name=dmd", "setup.teacher=here", "setup.regression=1"])) == [
         "setup.regression: 0.25 → 1.0"]
     assert changes(TrainSettings(), old)[0] == "setup.name: get → dmd"
+
+
+def test_another_setup_drops_the_options_of_the_presets():
+    settings = resolve(TrainSettings, base=preset("dmd"), options={"setup.name": "get"})
+    assert settings.setup.model_dump() == {"name": "get"}
+    kept = resolve(TrainSettings, base=preset("mi1-2"), sets=["setup.name=mi1", "setup.sigma_min=0.02"])
+    assert kept.setup.model_dump()["layers"] == (3, 6)
+    loss = resolve(TrainSettings, base=preset("digits"), sets=["loss.lpips.net=squeeze"], options={"loss.name": "lpips"})
+    assert loss.loss.lpips.net == "squeeze"  # the loss is one section, whatever its name

@@ -28,8 +28,8 @@ class Options(SetupSettings):
     """What is distilled."""
 
     name: Literal["guided"] = "guided"
-    student: Path
-    """Folder of a run with label dropout: the source."""
+    student: Path | None = None
+    """Folder of a run with label dropout: the source. Needed."""
     scale: float = Field(default=1.5, ge=0)
     """Guidance to distil."""
     fresh: bool = True
@@ -42,11 +42,12 @@ class Setup(BaseSetup):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.options = cast(Options, context.settings.setup)
-        source, _, facts = load_student(self.options.student)
+        source, _, facts = load_student(_folder(self.options))
         for name in ("image", "channels", "classes"):
             theirs, ours = getattr(source.spec, name), getattr(context.spec, name)
             if theirs != ours:
-                raise UsageError(f"setup.student does not fit the pairs: {name}", saw=f"student {theirs}, pairs {ours}")
+                raise UsageError(f"setup.student does not fit the pairs: {name}", saw=f"student {theirs}, pairs {ours}",
+                                 fix="choose a student of pairs like these")
         if not facts.get("label_dropout"):
             raise UsageError(f"{self.options.student} cannot be guided: it was trained without label dropout",
                              fix="choose a student trained with label_dropout above 0 (the paper: 0.1)")
@@ -56,7 +57,7 @@ class Setup(BaseSetup):
     @classmethod
     def parents(cls, options: Options, data: PairSet) -> tuple[Parent, ...]:
         """The source."""
-        return (open_artifact(options.student, KIND).as_parent("source"),)
+        return (open_artifact(_folder(options), KIND, fix="edgedit train --pairs PAIRS --out FOLDER makes one").as_parent("source"),)
 
     def loss(self, student: Student, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean distance between one pass of the student and two of the source, clipped as images are."""
@@ -68,3 +69,9 @@ class Setup(BaseSetup):
     def facts(self) -> dict[str, Any]:
         """The metric, and the guidance that is inside the weights now."""
         return {**self.metric.facts(), "distilled_guidance": self.options.scale}
+
+
+def _folder(options: Options) -> Path:
+    if options.student is None:
+        raise UsageError("setup 'guided' needs a trained student", fix="--set setup.student=FOLDER, usually also as --init FOLDER")
+    return options.student

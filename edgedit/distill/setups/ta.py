@@ -202,6 +202,10 @@ def tapped_layers(options: Options, student: DiTSpec, assistant: DiTSpec) -> tup
         raise UsageError("features can be compared only where student and assistant have the same tokens",
                          saw=f"{student.tokens} tokens, the assistant {assistant.tokens}",
                          fix=f"--set model.patch={assistant.patch}, or --set setup.lambda2=0")
+    if options.layers is None and min(student.depth, assistant.depth) < 2:
+        raise UsageError("features come from the last layer but one, which needs a depth of 2",
+                         saw=f"depths {student.depth}, {assistant.depth}",
+                         fix="--set setup.layers=[[1,1]], or --set setup.lambda2=0")
     layers = options.layers if options.layers is not None else ((student.depth - 1, assistant.depth - 1),)
     if not layers or len(set(layers)) < len(layers) or any(not (1 <= a <= student.depth and 1 <= b <= assistant.depth) for a, b in layers):
         raise UsageError(f"setup.layers must be pairs of a layer of 1 … {student.depth} and one of the assistant's 1 … {assistant.depth}",
