@@ -26,3 +26,19 @@ def write_teacher(out: Path, spec: UNetSpec = SPEC, *, seed: int = 0, **info: An
         save_teacher(draft.path / WEIGHTS, spec, model.network.state_dict(), facts)
         draft.info = facts
     return model
+
+
+SLOW_PAIRS = """
+import sys, time
+from edgedit.teach import workers
+from edgedit.teach.pairs import make_pairs
+from edgedit.teach.settings import PairSettings
+slow = workers.make_shard
+def slowly(*args):
+    time.sleep(float(sys.argv[3]))
+    return slow(*args)
+workers.make_shard = slowly
+if __name__ == "__main__":
+    make_pairs(sys.argv[1], PairSettings.model_validate_json(sys.argv[2]), say=lambda e: print(e.done, e.text, flush=True))
+"""
+"""Script that makes pairs with a pause before each shard: out, settings as JSON, seconds."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from teacher_kit import SLOW_PAIRS
 
 from edgedit.core.artifact import open_artifact
 from edgedit.core.errors import ArtifactError, EdgeditError, Interrupted, OutputError, UsageError
@@ -25,21 +26,6 @@ from edgedit.teach.pairs import make_pairs
 from edgedit.teach.settings import PairSettings
 
 SMALL = PairSettings(data="digits", image=8, count=230, shard_size=50, batch=16, seed=7, workers=1)
-
-RUN = """
-import json, sys, time
-from edgedit.teach import workers
-from edgedit.teach.pairs import make_pairs
-from edgedit.teach.settings import PairSettings
-slow = workers.make_shard
-def slowly(*args):
-    time.sleep(float(sys.argv[3]))
-    return slow(*args)
-workers.make_shard = slowly
-if __name__ == "__main__":
-    make_pairs(sys.argv[1], PairSettings.model_validate_json(sys.argv[2]), say=lambda e: print(e.done, flush=True))
-"""
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
@@ -55,7 +41,7 @@ def payload(folder: Path) -> dict[str, bytes]:
 
 def start(out: Path, settings: PairSettings, delay_s: float, tmp_path: Path) -> subprocess.Popen:
     script = tmp_path / "run.py"
-    script.write_text(RUN)
+    script.write_text(SLOW_PAIRS)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, str(script), str(out), settings.model_dump_json(), str(delay_s)], env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
