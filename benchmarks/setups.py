@@ -50,7 +50,8 @@ def runs(work: Path, teacher: Path, lpips: list[str]) -> dict[str, list[str]]:
         "assistant": [*lpips, "--set", "model.width=128"], **rows,
         "mi1-2": ["--setup", "mi1", "--set", "setup.layers=[3,6]", "--set", "setup.times=[0.5,0]", *lpips],
         "mi1-3": ["--setup", "mi1", "--set", "setup.layers=[2,4,6]", "--set", "setup.times=[0.66,0.33,0]", *lpips],
-        "dmd": ["--setup", "dmd", "--set", f"setup.teacher={teacher}", *lpips],
+        "dmd": ["--setup", "dmd", "--set", f"setup.teacher={teacher}", "--init", get, "--set", "optimizer.lr=1e-4", "--set",
+                "setup.fake_lr=1e-4", *lpips],
         "guided": ["--setup", "guided", "--set", f"setup.student={get}", "--init", get, *lpips],
     }
 
