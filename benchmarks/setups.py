@@ -114,7 +114,8 @@ def main() -> None:
         command = ["train", "--pairs", str(pairs), *budget, *told, "--out", str(out)]
         edgedit(*command)
         info = open_artifact(out).manifest.info
-        row = {"run": name, "command": shlex.join(["edgedit", *command]), "parameters": info["parameters"],
+        named = [Path(word).name if word == a.lpips_weights else word for word in command]
+        row = {"run": name, "command": shlex.join(["edgedit", *named]), "parameters": info["parameters"],
                "wall_s": round(info["wall_s"], 1), "images_seen": info["images_seen"], "terms": terms(out),
                "held_out": held_out(out, data, metrics), "guidance": usual_guidance(info)}
         if a.classifier:

@@ -1,8 +1,8 @@
 """Teachers that are networks: EDM's, or one of the toolkit's own training, from an artifact of kind "teacher".
 
 A pair costs 2·steps - 1 evaluations (35), of each the network's floating-point operations: that is the floor, the sampler adds
-under a hundredth. On a processor the network sees `PIECE` images at a time, whose activations stay in its caches: 1.3 to 2 times
-faster than 256 at once (1.75M parameters, one core; benchmarks/pairs.py). One thread a process is worth as much per core as two,
+under a hundredth. On a processor the network sees `PIECE` images at a time, whose activations stay in its caches: 1.26 times
+as fast as 256 at once (4.1M parameters, one core; benchmarks/pairs.py). One thread a process is worth as much per core as two,
 and makes the bytes of a shard independent of the machine's cores. All processes map the weights from one file.
 """
 
