@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from edgedit.core.artifact import open_artifact
-from edgedit.core.pairset import PairSet, to_float
+from edgedit.core.pairset import PairSet, to_float, to_uint8
+from edgedit.core.picture import grid, png
 from edgedit.distill.losses import make_loss
 from edgedit.distill.settings import LossSettings
 from edgedit.learn.logs import METRICS, read_metrics
@@ -67,6 +68,16 @@ def held_out(run: Path, pairs: PairSet, metrics: dict[str, Any]) -> dict[str, fl
         for name, metric in metrics.items():
             sums[name] += float(metric(made, images)) * len(part)
     return {name: total / len(pairs) for name, total in sums.items()}
+
+
+@torch.no_grad()
+def draw(work: Path, pairs: PairSet) -> None:
+    """`setups.png`: ten held-out noises, the teacher's images and what some students make of them in one pass."""
+    some = np.arange(10)
+    noise, labels = (torch.from_numpy(a) for a in (pairs.noise(some), pairs.labels(some)))
+    names = ["get-l1", "get-l2", "get-lpips", "ta-row4", "mi1-3", "dmd"]
+    rows = [pairs.images(some), *(to_uint8(load_student(work / name)[0](noise, labels).numpy()) for name in names)]
+    (work / "setups.png").write_bytes(png(grid(np.concatenate(rows), columns=len(some), names=["teacher", *names])))
 
 
 def terms(run: Path) -> dict[str, list[float]]:
@@ -126,6 +137,7 @@ def main() -> None:
             row["accuracy"] = next({k: m[k] for k in ("value", "uncertainty", "images")} for m in scores if m["metric"] == "accuracy")
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k != "command"}), flush=True)
+    draw(a.work, data)
     facts = open_artifact(teacher).manifest.info
     teaching = {k: facts.get(k) for k in ("label", "parameters", "step", "images_seen", "wall_s", "final_loss")}
     body = {"teacher": teaching, "pairs": a.pairs, "steps": a.steps, "batch": a.batch, "torch": torch.__version__, "rows": rows}

@@ -90,6 +90,13 @@ class NetworkTeacher:
             return guided(self._model, x, level, labels, self.guidance)
 
 
+def check_there(path: str | Path) -> None:
+    """UsageError where there is nothing at `path`."""
+    if not Path(path).exists():
+        raise UsageError(f"no teacher '{path}'", saw="neither a known name nor a folder that exists", fix=f"known: {IDEAL}, or the "
+                         f"folder of a teacher: {MAKE}")
+
+
 def prepare_network(path: str | Path, folder: Path, guidance: float, *, say: Say = silent) -> dict[str, Any]:
     """Check a teacher and put its weights into `folder`, for any number of processes to map.
 
@@ -101,9 +108,7 @@ def prepare_network(path: str | Path, folder: Path, guidance: float, *, say: Say
         ArtifactError: the folder is of another kind or damaged (both hashes are named).
         OutputError: `folder` cannot be written.
     """
-    if not Path(path).exists():
-        raise UsageError(f"no teacher '{path}'", saw="neither a known name nor a folder that exists", fix=f"known: {IDEAL}, or the "
-                         f"folder of a teacher: {MAKE}")
+    check_there(path)
     model, artifact = load_teacher(path)
     spec, info = model.spec, artifact.manifest.info
     _check_guidance(artifact, guidance)

@@ -26,7 +26,7 @@ from edgedit.core.stop import interruptible
 from edgedit.learn.device import pick_device
 from edgedit.learn.ranks import Ranks, joined
 from edgedit.learn.settings import LearnSettings
-from edgedit.teach.network import check_weights, parents
+from edgedit.teach.network import check_there, check_weights, parents
 from edgedit.teach.sampler import evaluations, sigmas
 from edgedit.teach.settings import IDEAL, PairSettings
 from edgedit.teach.shards import Partial, receipt, same
@@ -105,6 +105,8 @@ def _check_same(folder: Path, manifest: Manifest, settings: PairSettings, say: S
 
 def _begin(partial: Partial, job: Job, settings: PairSettings, cache: Path | None, stack: ExitStack, say: Say) -> list[int]:
     """Hold the folder until `stack` closes and prepare the teacher in it; the shards that are missing."""
+    if settings.teacher != IDEAL and not partial.sealed:
+        check_there(settings.teacher)  # before a folder is made for nothing
     partial.make()
     stack.enter_context(held(partial.folder, "writing"))
     if partial.sealed:

@@ -329,3 +329,9 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(folder, whole, 
     pairs, all_ = PairSet.open(tmp_path / "p"), PairSet.open(whole)
     assert np.abs(pairs.images(range(50)).astype(int) - all_.images(range(50))).max() <= 1  # other shards, other batches
     assert json.loads((tmp_path / "p" / "manifest.json").read_text())["info"]["count"] == 50
+
+
+def test_a_mistyped_teacher_leaves_nothing_behind(tmp_path) -> None:
+    with pytest.raises(UsageError, match="no teacher"):
+        make_pairs(tmp_path / "p", settings(tmp_path / "nope"))
+    assert list(tmp_path.iterdir()) == []
