@@ -201,11 +201,11 @@ def _evaluate(make: _Make, source: str, reference: str, out: Path, settings: Any
 
     import torch
 
+    from edgedit.core.cache import cache_folder
     from edgedit.evaluate.settings import AGAINST
     from edgedit.evaluate.stage import EVALUATION_FILE
     from edgedit.evaluate.stage import evaluate as evaluate_stage
     from edgedit.evaluate.statistics import holds_statistics, load_statistics
-    from edgedit.teach.fetch import cache_folder
 
     if make.threads:
         torch.set_num_threads(make.threads)

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedit.core.cache import cache_folder
 from edgedit.core.errors import ArtifactError, MissingError
 from edgedit.core.say import Say, silent
-from edgedit.teach.fetch import cache_folder, fetch
+from edgedit.teach.fetch import fetch
 from edgedit.teach.unpickle import read_pickle
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -18,15 +17,6 @@ from edgedit.core.say import Event, Say, silent
 
 _PIECE = 1 << 18
 _TIMEOUT_S = 30
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $EDGEDIT_CACHE, or the platform's cache folder."""
-    if chosen := os.environ.get("EDGEDIT_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgedit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "edgedit"
 
 
 def fetch(url: str, file: Path, *, md5: str, fix: str, say: Say = silent) -> Path:

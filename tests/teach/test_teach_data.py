@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgedit.core.cache import cache_folder
 from edgedit.core.errors import ArtifactError, MissingError, UsageError
 from edgedit.teach import cifar
 from edgedit.teach.data import ImageSet, load_data
-from edgedit.teach.fetch import cache_folder, fetch
+from edgedit.teach.fetch import fetch
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 REAL = Path(__file__).parents[2] / ".work" / "cifar"
