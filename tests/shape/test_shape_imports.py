@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "edgedit"
-ROOMS = ("teach", "distill", "evaluate", "export", "device", "report")
+ROOMS = ("teach", "distill", "evaluate", "export", "device", "remote", "report")
 HEAVY = {"torch", "torchvision", "lpips", "onnx", "sklearn", "matplotlib", "tensorboard", "safetensors", "scipy", "torch_fidelity"}
 RUNTIMES = {"onnxruntime", "tensorrt", "pycuda", "pynvml", "cuda"}
 CORE_MAY = {"numpy", "pydantic", "PIL", "tomli"}
@@ -60,15 +60,38 @@ def test_core_imports_small_pure_libraries_only(file: Path) -> None:
     assert not {n for n in names if n.startswith("edgedit.") and not n.startswith(("edgedit.core", "edgedit.__version__"))}
 
 
-@pytest.mark.parametrize("file", modules("device") + modules("report"), ids=lambda f: f"{f.parent.name}-{f.stem}")
+@pytest.mark.parametrize("file", modules("device") + modules("remote") + modules("report"),
+                         ids=lambda f: f"{f.parent.name}-{f.stem}")
 def test_the_device_side_never_needs_torch(file: Path) -> None:
     assert not roots(imports(file)) & HEAVY
     assert not {n for n in imports(file) if n.startswith(("edgedit.model", "edgedit.learn"))}
 
 
-@pytest.mark.parametrize("file", modules("device"), ids=lambda f: f.stem)
+def dotted(file: Path) -> str:
+    return ".".join(("edgedit", *file.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def bound() -> set[str]:
+    """Modules that load TensorRT when they are imported, so that a type checker sees its classes: in `edgedit.device.trt` alone."""
+    top = {dotted(file): imports(file, top_level_only=True) for file in modules("device")}
+    found = {module for module, names in top.items() if "tensorrt" in roots(names)}
+    while more := {module for module, names in top.items() if names & found} - found:
+        found |= more
+    return found
+
+
+@pytest.mark.parametrize("file", modules("device") + modules("cli"), ids=lambda f: f"{f.parent.name}-{f.stem}")
 def test_runtimes_are_imported_inside_functions(file: Path) -> None:
-    assert not roots(imports(file, top_level_only=True)) & RUNTIMES
+    names = imports(file, top_level_only=True)
+    inside = file.parent == PACKAGE / "device" / "trt"
+    assert not roots(names) & RUNTIMES - ({"tensorrt"} if inside else set())
+    assert inside or not names & bound(), "a module that loads TensorRT is imported inside a function"
+
+
+def test_what_a_board_without_tensorrt_imports_does_not_load_it() -> None:
+    free = {"module", "engine", "build", "settings", "failures", "inspect"}
+    assert not {f"edgedit.device.trt.{name}" for name in free} & bound()
+    assert "edgedit.device.trt.network" in bound()
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -1,0 +1,164 @@
+"""jetson/power-mode.sh: modes by name, and the board put back whatever happens to the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jetson.script_board import ScriptBoard
+
+PINNED = "pinned in pmode:0002"
+
+
+@pytest.fixture
+def board(tmp_path):
+    return ScriptBoard(tmp_path)
+
+
+def wait_for(file: Path):
+    until = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert file.exists()
+
+
+def untouched(board):
+    return board.live == "25W" and board.clocks == "free" and not (board.state / "power/state").exists()
+
+
+def python(code, *arguments):
+    return (sys.executable, "-c", code, *map(str, arguments))
+
+
+WAITS = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+
+
+def test_modes_are_listed_by_name(board):
+    assert board.run("power-mode.sh").stdout.splitlines() == ["  15W", "* 25W", "  MAXN_SUPER", "  7W"]
+
+
+def test_a_mode_is_set_by_name_and_stays(board):
+    done = board.run("power-mode.sh", "maxn_super")
+    assert done.returncode == 0 and board.live == "MAXN_SUPER" and "nvpmodel -m 2" in done.stderr
+    board.forget()
+    assert "already" in board.run("power-mode.sh", "MAXN_SUPER").stderr and board.log == []
+
+
+def test_names_not_numbers(board):
+    for name in ("2", "MAXN"):
+        done = board.run("power-mode.sh", name)
+        assert done.returncode == 2 and "15W, 25W, MAXN_SUPER, 7W" in done.stderr
+    assert board.log == []
+
+
+def test_a_mode_that_needs_a_restart_is_refused_and_the_board_stays_up(board):
+    board.mark("needs-reboot", "3")
+    done = board.run("power-mode.sh", "7W")
+    assert done.returncode == 3 and "restart" in done.stderr and "answered no" in board.log and board.live == "25W"
+
+
+def test_a_mode_that_nvpmodel_refuses(board):
+    board.mark("refuses", "0")
+    done = board.run("power-mode.sh", "15W")
+    assert done.returncode == 3 and "bad power mode 0" in done.stderr
+
+
+def test_a_command_runs_in_the_mode_with_clocks_pinned_and_all_goes_back(board, tmp_path):
+    seen = tmp_path / "seen"
+    done = board.run("power-mode.sh", "MAXN_SUPER", "--", "sh", "-c", f"cat {board.state}/clocks > {seen}; echo result; exit 7")
+    assert done.returncode == 7 and done.stdout == "result\n"
+    assert seen.read_text().strip() == PINNED
+    assert untouched(board)
+    asked = [line.strip() for line in board.log if not line.startswith("nvpmodel -q")]
+    assert asked == ["jetson_clocks --store before", "nvpmodel -m 2", "jetson_clocks --store within", "jetson_clocks",
+                     "jetson_clocks --restore within", "nvpmodel -m 1", "jetson_clocks --restore before"]
+
+
+def test_without_lock_clocks_stay_as_they_are(board):
+    assert board.run("power-mode.sh", "--no-lock", "15W", "--", "true").returncode == 0
+    assert untouched(board) and not any("jetson_clocks" in line for line in board.log)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_reach_the_command_and_the_board_is_put_back(number, code, board, tmp_path):
+    pid, got = tmp_path / "pid", tmp_path / "got"
+    catch = ("import os, signal, sys, time\n"
+             "def save(n, f):\n    open(sys.argv[2], 'a').write(f'{n} '); sys.exit(0)\n"
+             "for n in (1, 2, 15):\n    signal.signal(n, save)\n"
+             "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)")
+    with board.start("power-mode.sh", "MAXN_SUPER", "--", *python(catch, pid, got)) as script:
+        wait_for(pid)
+        script.send_signal(number)
+        script.communicate(timeout=30)
+    assert script.returncode == code
+    assert got.read_text() == f"{int(number)} ", "once, and the command could save"
+    assert untouched(board)
+
+
+def test_a_command_that_is_killed(board, tmp_path):
+    pid = tmp_path / "pid"
+    with board.start("power-mode.sh", "MAXN_SUPER", "--", *python(WAITS, pid)) as script:
+        wait_for(pid)
+        time.sleep(0.1)
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        script.communicate(timeout=30)
+    assert script.returncode == 137 and untouched(board)
+
+
+def test_a_script_that_is_killed_is_made_good_by_the_next(board, tmp_path):
+    pid = tmp_path / "pid"
+    with board.start("power-mode.sh", "MAXN_SUPER", "--", *python(WAITS, pid)) as script:
+        wait_for(pid)
+        assert board.run("power-mode.sh", "15W", "--", "true").returncode == 6, "one at a time"
+        assert "under way" in board.run("power-mode.sh", "--restore").stderr
+        os.kill(script.pid, signal.SIGKILL)
+        script.wait()
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert board.live == "MAXN_SUPER" and board.clocks == PINNED
+    done = board.run("power-mode.sh", "--restore")
+    assert done.returncode == 0 and untouched(board)
+    assert "nothing to put back" in board.run("power-mode.sh", "--restore").stderr
+
+
+def test_after_a_restart_of_the_board_only_the_mode_goes_back(board):
+    power = board.state / "power"
+    power.mkdir()
+    (power / "state").write_text("pid=999999999\nboot=another\nmode=15W\n")
+    (power / "before").write_text("old clocks\n")
+    done = board.run("power-mode.sh", "MAXN_SUPER", "--", "true")
+    assert "put back first" in done.stderr and board.live == "15W" and board.clocks == "free"
+
+
+def test_a_mode_that_cannot_be_set_starts_nothing_and_leaves_nothing(board, tmp_path):
+    board.mark("refuses", "0")
+    done = board.run("power-mode.sh", "15W", "--", "touch", str(tmp_path / "ran"))
+    assert done.returncode == 3 and not (tmp_path / "ran").exists() and untouched(board)
+    assert board.run("power-mode.sh", "nope", "--", "true").returncode == 2 and untouched(board)
+    assert board.run("power-mode.sh", "15W", "--", "no-such-command").returncode == 127 and untouched(board)
+
+
+def test_a_board_that_does_not_go_back_is_told_and_kept(board):
+    board.mark("refuses", "1")
+    done = board.run("power-mode.sh", "MAXN_SUPER", "--", "true")
+    assert done.returncode == 1 and "--restore" in done.stderr and (board.state / "power/state").exists()
+    board.mark("refuses")
+    assert board.run("power-mode.sh", "--restore").returncode == 0 and untouched(board)
+
+
+def test_changes_go_through_sudo_unless_root(tmp_path):
+    board = ScriptBoard(tmp_path, uid=0)
+    assert board.run("power-mode.sh", "15W").returncode == 0 and board.as_root == []
+    user = ScriptBoard(tmp_path / "user")
+    user.run("power-mode.sh", "15W")
+    assert user.as_root == ["nvpmodel -m 0"]
+
+
+def test_no_jetson(board):
+    (board.root / "etc/nvpmodel.conf").unlink()
+    done = board.run("power-mode.sh")
+    assert done.returncode == 4 and "no Jetson" in done.stderr
