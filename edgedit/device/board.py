@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from edgedit.core.record import Environment
+from edgedit.device.clocks import clocks_locked, cpu_clocks, governors, gpu_clock, memory_cap_hz, memory_clock_hz
 from edgedit.device.jetpack import read_power_modes, read_release
-from edgedit.device.sysfs import board_model, container, gpu_devfreq, is_jetson, read_number, read_text
+from edgedit.device.nvpmodel import read_table
+from edgedit.device.sysfs import board_model, container, is_jetson, read_number, read_text
+
+__all__ = ["PACKAGES", "clocks_locked", "largest_free_block", "memory_mb", "overcurrent_counts", "package_versions",
+           "read_environment", "temperatures"]
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-python", "cuda-bindings", "nvidia-ml-py",
             "torch", "pillow", "pydantic")
@@ -31,15 +36,14 @@ def read_environment(root: Path = Path("/")) -> Environment:
     Args:
         root: root of the file system; Python, its packages and the instruction set are always those that run this.
     """
-    release, modes, jetson = read_release(root), read_power_modes(root), is_jetson(root)
-    gpu, gpu_locked = _gpu(root), clocks_locked(root)
-    clock = None if (node := gpu_devfreq(root)) is None else read_number(node / "cur_freq")
+    release, modes, jetson, clock = read_release(root), read_power_modes(root), is_jetson(root), gpu_clock(root)
     return Environment(
         machine=platform.machine(), cpu=_cpu(root), cpu_count=os.cpu_count() or 1, os=_os(root),
         python=platform.python_version(), packages=package_versions(),
         board=board_model(root) if jetson else None, jetpack=release.jetpack if release else None,
-        l4t=release.l4t if release else None, gpu=gpu, power_mode=modes.live, power_mode_id=modes.live_id,
-        clocks_locked=gpu_locked, gpu_clock_hz=None if clock is None else int(clock), cpu_governor=_governor(root),
+        l4t=release.l4t if release else None, gpu=_gpu(root), power_mode=modes.live, power_mode_id=modes.live_id,
+        clocks_locked=clocks_locked(root), gpu_clock_hz=None if clock is None or clock.now is None else int(clock.now),
+        cpu_governor="/".join(governors(root)) or None,
         temperature_c=temperatures(root), extra=_extra(root))
 
 
@@ -52,14 +56,6 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def clocks_locked(root: Path = Path("/")) -> bool | None:
-    """Whether clocks are pinned (minimum equals maximum) on the GPU and every CPU policy that tells; None if none tells."""
-    pairs = [_range(gpu, "min_freq", "max_freq")] if (gpu := gpu_devfreq(root)) else []
-    pairs += [_range(policy, "scaling_min_freq", "scaling_max_freq") for policy in _policies(root)]
-    known = [pair for pair in pairs if pair is not None]
-    return all(low == high for low, high in known) if known else None
 
 
 def temperatures(root: Path = Path("/")) -> dict[str, float]:
@@ -87,14 +83,39 @@ def overcurrent_counts(root: Path = Path("/")) -> dict[str, int]:
 
 
 def memory_mb(root: Path = Path("/")) -> dict[str, int]:
-    """`memory_total_mb`, `memory_available_mb`, `swap_total_mb`, `swap_used_mb` from /proc/meminfo, those that are there."""
+    """Memory and swap in MB, those that are there.
+
+    `memory_total_mb`, `memory_available_mb` (what a program can get), `memory_free_mb` (what CUDA on a Jetson calls free: the
+    page cache counts as used), `swap_total_mb`, `swap_used_mb`, and of these `zram_total_mb`, `zram_used_mb`: compressed
+    memory, which gives no room beyond the memory itself.
+    """
     text = read_text(root / "proc/meminfo") or ""
     kb = {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    found = {name: kb[key] // 1024 for name, key in (("memory_total_mb", "MemTotal"), ("memory_available_mb", "MemAvailable"),
-                                                     ("swap_total_mb", "SwapTotal")) if key in kb}
+    named = (("memory_total_mb", "MemTotal"), ("memory_available_mb", "MemAvailable"), ("memory_free_mb", "MemFree"),
+             ("swap_total_mb", "SwapTotal"))
+    found = {name: kb[key] // 1024 for name, key in named if key in kb}
     if "SwapTotal" in kb and "SwapFree" in kb:
         found["swap_used_mb"] = (kb["SwapTotal"] - kb["SwapFree"]) // 1024
+    zram = re.findall(r"^/dev/zram\S*\s+\S+\s+(\d+)\s+(\d+)", read_text(root / "proc/swaps") or "", re.MULTILINE)
+    if zram:
+        found["zram_total_mb"] = sum(int(size) for size, _ in zram) // 1024
+        found["zram_used_mb"] = sum(int(used) for _, used in zram) // 1024
     return found
+
+
+def largest_free_block(root: Path = Path("/")) -> tuple[int, float] | None:
+    """Number and size in MB of the largest free blocks of memory, as tegrastats' `lfb`; None where /proc/buddyinfo is missing.
+
+    Kernel documentation, filesystems/proc: column n of a zone counts free blocks of 2ⁿ pages.
+    """
+    zones = [[int(n) for n in counts.split()] for counts in
+             re.findall(r"^Node\s+\d+, zone\s+\S+((?:\s+\d+)+)\s*$", read_text(root / "proc/buddyinfo") or "", re.MULTILINE)]
+    orders = max((len(zone) for zone in zones), default=0)
+    for order in range(orders - 1, -1, -1):
+        count = sum(zone[order] for zone in zones if order < len(zone))
+        if count:
+            return count, 2**order * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return None
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------
@@ -128,31 +149,23 @@ def _gpu(root: Path) -> str | None:
     return None
 
 
-def _policies(root: Path) -> list[Path]:
-    return sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
-
-
-def _governor(root: Path) -> str | None:
-    names = sorted({name for p in _policies(root) if (name := read_text(p / "scaling_governor"))})
-    return "/".join(names) or None
-
-
-def _range(folder: Path, low: str, high: str) -> tuple[float, float] | None:
-    a, b = read_number(folder / low), read_number(folder / high)
-    return None if a is None or b is None else (a, b)
-
-
 def _extra(root: Path) -> dict[str, Any]:
-    release, modes, extra = read_release(root), read_power_modes(root), dict[str, Any](memory_mb(root))
+    release, table, extra = read_release(root), read_table(root), dict[str, Any](memory_mb(root))
+    if (block := largest_free_block(root)) is not None:
+        extra["largest_free_block_mb"], extra["largest_free_blocks"] = block[1], block[0]
     if (kind := container(root)) is not None:
         extra["container"] = kind
-    if modes.names:
-        extra["power_modes"] = {str(number): name for number, name in modes.names.items()}
+    if table.names:
+        extra["power_modes"] = {str(number): name for number, name in table.names.items()}
     if release is not None and release.tensorrt is not None:
         extra["jetpack_tensorrt"], extra["jetpack_cuda"] = release.tensorrt, release.cuda
-    clocks = {p.name: pair for p in _policies(root) if (pair := _range(p, "scaling_min_freq", "scaling_max_freq")) is not None}
-    if clocks:
-        extra["cpu_clocks_khz"] = {name: [int(low), int(high)] for name, (low, high) in clocks.items()}
+    if (gpu := gpu_clock(root)) is not None:
+        extra["gpu_clock_range_hz"] = [int(gpu.low), int(gpu.high)]
+    for name, value in (("emc_clock_hz", memory_clock_hz(root)), ("emc_cap_hz", memory_cap_hz(root))):
+        if value is not None:
+            extra[name] = value
+    if cores := cpu_clocks(root):
+        extra["cpu_clocks_khz"] = {name: [int(clock.low), int(clock.high)] for name, clock in cores.items()}
     if counts := overcurrent_counts(root):
         extra["overcurrent_counts"] = counts
     return extra

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgedit.core.errors import MissingError
 from edgedit.core.record import Verdict
 from edgedit.device.power_source import Poller, PowerSample, Sink, Total, jetson_total
-from edgedit.device.sysfs import NumberFile, gpu_devfreq, read_text
+from edgedit.device.sysfs import NumberFile, container, gpu_devfreq, read_text
 
 _HWMON = ("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*", "sys/class/hwmon/hwmon*")
 _IIO = ("sys/bus/i2c/drivers/ina3221x/*/iio:device*", "sys/bus/i2c/drivers/ina3221x/*/iio_device*")
@@ -68,8 +68,10 @@ class Ina3221Source:
         self.interval_s = interval_s
         self.channels = find_channels(root)
         if not self.channels:
+            inside = container(root)
             raise MissingError("no INA3221 power monitor", saw=f"nothing under {root / 'sys/bus/i2c/drivers/ina3221'}",
-                               fix="use a Jetson, or another --power")
+                               fix="pass /sys into the container: docker run --privileged, or -v /sys:/sys:ro" if inside else
+                               "use a Jetson, or another --power; on JetPack 5 also run as root")
         self._rails = [(c.label, c.scale, [NumberFile(file) for file in c.files]) for c in self.channels]
         node = gpu_devfreq(root)
         self._gpu_clock = None if node is None else NumberFile(node / "cur_freq")

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedit.device.mode_tools import ask_live_id
+from edgedit.device.nvpmodel import read_table
 from edgedit.device.sysfs import read_text
 
-_RELEASE = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)")
-_MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>")
+_RELEASE = re.compile(r"#\s*R([0-9]{1,4})\s*\(release\),\s*REVISION:\s*([0-9]{1,4}(?:\.[0-9]{1,4})*)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,5 @@ class PowerModes:
 
 
 def read_power_modes(root: Path = Path("/")) -> PowerModes:
-    """Read the table and `/var/lib/nvpmodel/status` ("pmode:0002"); empty and None where they are missing."""
-    names = {int(number): name for number, name in _MODE.findall(read_text(root / "etc/nvpmodel.conf") or "")}
-    live = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status") or "")
-    return PowerModes(names, int(live[1]) if live else None)
+    """The modes of the board's configuration and the live one's id; empty and None where they are missing."""
+    return PowerModes(read_table(root).names, ask_live_id(root))

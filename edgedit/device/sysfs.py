@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_GPU_FOLDERS = ("sys/class/devfreq", "sys/devices/platform/bus@0/17000000.gpu/devfreq", "sys/devices/platform/17000000.gpu/devfreq",
+                "sys/devices/platform/17000000.ga10b/devfreq", "sys/devices/17000000.ga10b/devfreq")
 _GPU_NODES = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "*.gm20b", "gpu-gpc-*")
 
 
@@ -56,9 +58,13 @@ class NumberFile:
 
 
 def gpu_devfreq(root: Path = Path("/")) -> Path | None:
-    """The devfreq folder of a Jetson's GPU (`17000000.gpu` on Orin), or None."""
-    folder = root / "sys/class/devfreq"
-    return next((p for pattern in _GPU_NODES for p in sorted(folder.glob(pattern))), None)
+    """The devfreq folder of a Jetson's GPU (`17000000.ga10b` on Orin with JetPack 5, `17000000.gpu` since), or None."""
+    return next((p for folder in _GPU_FOLDERS for pattern in _GPU_NODES for p in sorted((root / folder).glob(pattern))), None)
+
+
+def processes(root: Path = Path("/")) -> set[str]:
+    """Names of the processes that show in /proc (up to 15 letters each)."""
+    return {name for file in (root / "proc").glob("[0-9]*/comm") if (name := read_text(file))}
 
 
 def board_model(root: Path = Path("/")) -> str | None:

@@ -15,9 +15,12 @@ from typing import BinaryIO
 from edgedit.core.errors import MissingError
 from edgedit.core.record import Verdict
 from edgedit.device.power_source import PowerSample, Sink, Total, jetson_total, verdict
+from edgedit.device.sysfs import container
 from edgedit.device.tegrastats import parse_line
 
 VARIABLE = "EDGEDIT_TEGRASTATS"
+MOUNT = "-v /usr/bin/tegrastats:/usr/bin/tegrastats:ro"
+"""Brings tegrastats into a container, where it is not (jetson.md §1.4)."""
 _LONGEST_LINE = 1 << 16
 _GRACE_S = 2.0
 
@@ -70,9 +73,12 @@ class TegrastatsLog:
     def start(self, sink: Sink) -> None:
         path = find_tegrastats(self._executable, root=self._root)
         if path is None:
-            raise MissingError("tegrastats is not there", saw=self._executable or os.environ.get(VARIABLE) or "not on PATH",
-                               fix="on a Jetson it is /usr/bin/tegrastats; into a container mount it with "
-                               "-v /usr/bin/tegrastats:/usr/bin/tegrastats:ro")
+            saw = self._executable or os.environ.get(VARIABLE) or "not on PATH"
+            if (inside := container(self._root)) is not None:
+                raise MissingError("tegrastats is not in containers unless mounted", saw=f"{inside}, {saw}",
+                                   fix=f"docker run {MOUNT} --pid=host …")
+            raise MissingError("tegrastats is not there", saw=saw, fix="on a Jetson it is /usr/bin/tegrastats; "
+                               f"into a container mount it with {MOUNT}")
         command = [str(path), "--interval", str(max(1, round(self.interval_s * 1000)))]
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

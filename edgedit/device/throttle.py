@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedit.core.record import Verdict
-from edgedit.device.board import clocks_locked, overcurrent_counts, temperatures
+from edgedit.device.board import overcurrent_counts, temperatures
+from edgedit.device.clocks import clocks_locked
 from edgedit.device.jetpack import read_power_modes
 from edgedit.device.power_source import verdict
 from edgedit.device.sysfs import is_jetson, read_number, read_text
@@ -38,7 +39,7 @@ class Throttle:
 
 def snapshot(root: Path = Path("/")) -> Throttle:
     """Read the present state; takes a few milliseconds."""
-    return Throttle(overcurrent_counts(root), temperatures(root), _passive_trips(root), read_power_modes(root).live_id,
+    return Throttle(overcurrent_counts(root), temperatures(root), passive_trips(root), read_power_modes(root).live_id,
                     clocks_locked(root), is_jetson(root))
 
 
@@ -68,7 +69,8 @@ def throttle_verdicts(before: Throttle, after: Throttle) -> list[Verdict]:
     return found
 
 
-def _passive_trips(root: Path) -> dict[str, float]:
+def passive_trips(root: Path) -> dict[str, float]:
+    """Zone → lowest temperature in °C at which the kernel throttles."""
     limits: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         name = read_text(zone / "type")

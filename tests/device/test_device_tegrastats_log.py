@@ -52,6 +52,14 @@ def test_every_release_is_logged_raw(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(lines) == log.lines and int(lines[0].split("\t")[0]) == got[0].t_ns and "RAM" in lines[0].split("\t")[1]
 
 
+@pytest.mark.parametrize("style", ["agx5", "agx7"])
+def test_an_agx_orin_has_no_total_rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    log, got, _ = run(tmp_path, monkeypatch, "normal", style=style)
+    total = log.total(got[0].rails_mw)
+    assert total is not None and total.known and total.name == "VDD_GPU_SOC+VDD_CPU_CV+VIN_SYS_5V0+VDDQ_VDD2_1V8AO" and codes(log) == []
+    assert sum(got[-1].rails_mw[part] for part in total.parts) == pytest.approx(CURVE.power_mw(got[-1].t_ns), rel=0.1)
+
+
 def test_dying_half_way_keeps_what_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, got, raw = run(tmp_path, monkeypatch, "die:3", until=99)
     assert len(got) == 3 and len(raw.read_text().splitlines()) == 3 and not log.alive()
@@ -116,6 +124,10 @@ def test_missing_or_broken_executable(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("EDGEDIT_TEGRASTATS", raising=False)
     with pytest.raises(MissingError, match="container"):
         TegrastatsLog(root=tmp_path).start(lambda sample: None)
+    write(tmp_path, "board/.dockerenv", "")
+    with pytest.raises(MissingError, match="not in containers unless mounted") as raised:
+        TegrastatsLog(root=tmp_path / "board").start(lambda sample: None)
+    assert "-v /usr/bin/tegrastats:/usr/bin/tegrastats:ro" in str(raised.value.fix) and "docker" in str(raised.value.saw)
     broken = write(tmp_path, "tegrastats", "#!/nowhere/python\n")
     broken.chmod(0o755)
     with pytest.raises(MissingError, match="cannot be run"):

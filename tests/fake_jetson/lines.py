@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 STYLES = ("jp4", "jp5", "jp6", "jp7")
-PARTS = {"jp4": ("POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU")}
+AGX_STYLES = ("agx5", "agx6", "agx7")
+"""The same releases on an AGX Orin, which has four rails and no total."""
+PARTS = {"jp4": ("POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU"),
+         **dict.fromkeys(AGX_STYLES, ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"))}
 SHARES = (1.0, 0.4, 0.25)
 """Of the total: the input rail and two rails inside it."""
+AGX_SHARES = (0.4, 0.25, 0.25, 0.1)
+"""Of the total: the four rails that make it."""
 
 
-def rail_names(style: str) -> tuple[str, str, str]:
-    return PARTS.get(style, ("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"))  # type: ignore[return-value]
+def rail_names(style: str) -> tuple[str, ...]:
+    return PARTS.get(style, ("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"))
 
 
 def rail_field(style: str, name: str, now: int, mean: int, peak: int) -> str:
     if style == "jp4":
         return f"{name} {now}/{mean}"
-    return f"{name} {now}mW/{mean}mW" + (f"/{peak}mW" if style == "jp7" else "")
+    return f"{name} {now}mW/{mean}mW" + (f"/{peak}mW" if style in ("jp7", "agx7") else "")
 
 
 def line(style: str, total_mw: float, mean_mw: float, peak_mw: float, seconds: int = 0) -> str:
     """One line in a release's spelling; the second number of a rail is the running mean since the start."""
     clock = f"02-03-2031 04:{seconds // 60 % 60:02d}:{seconds % 60:02d} "
     rails = " ".join(rail_field(style, name, round(total_mw * s), round(mean_mw * s), round(peak_mw * s))
-                     for name, s in zip(rail_names(style), SHARES))  # noqa: B905
-    return _HEAD[style].format(clock=clock) + rails
+                     for name, s in zip(rail_names(style), AGX_SHARES if style in AGX_STYLES else SHARES))  # noqa: B905
+    return _HEAD[style.replace("agx", "jp")].format(clock=clock) + rails
 
 
 _HEAD = {
