@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from edgedit.cli.console import Console
-from edgedit.cli.options import BundleDir, Config, Fallback, Json, Out, Provider, Runtime, Seed, Sets, Threads
+from edgedit.cli.options import (
+    BundleDir,
+    Config,
+    CudaGraph,
+    DeviceNoise,
+    Engine,
+    Fallback,
+    Json,
+    Out,
+    Provider,
+    Runtime,
+    Seed,
+    Sets,
+    Threads,
+)
 
 
 def doctor(json: Json = False) -> None:
@@ -34,12 +48,12 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _choose(bundle: Path, name: str, provider: str | None, threads: int | None, fallback: bool) -> Any:
+def _choose(bundle: Path, name: str, threads: int | None, **options: Any) -> Any:
     """The runtime that the options ask for; torch comes loaded, since the device's side does not know it."""
     from edgedit.device.runtime import RuntimeChoice
 
     if name != "torch":
-        return RuntimeChoice(name=name, provider=provider, threads=threads, fallback=fallback)
+        return RuntimeChoice(name=name, threads=threads, **options)
     from edgedit.cli.host import need_host
     from edgedit.cli.ladder import torch_runtime
 
@@ -62,6 +76,9 @@ def generate(
     provider: Provider = None,
     threads: Threads = None,
     fallback: Fallback = False,
+    engine: Engine = None,
+    cuda_graph: CudaGraph = True,
+    device_noise: DeviceNoise = True,
     json: Json = False,
 ) -> None:
     """Make class-conditional images in one step.
@@ -77,7 +94,8 @@ def generate(
         raise UsageError("--class and --all-classes contradict each other", fix="give one of them")
     settings = resolve(GenerateSettings, options={"count": count, "classes": tuple(classes or ()), "seed": seed, "start": start,
                                                   "batch": batch})
-    choice = _choose(bundle, runtime, provider, threads, fallback)
+    choice = _choose(bundle, runtime, threads, provider=provider, fallback=fallback, engine=engine, cuda_graph=cuda_graph,
+                     device_noise=device_noise)
     with Console(json) as ui:
         made = generate_stage(bundle, choice, settings, out=out, save_dir=save_dir, npz=npz, say=ui)
         where = ", ".join(map(str, made.outputs))
@@ -95,6 +113,11 @@ def profile(
     batch: Annotated[int | None, typer.Option(help="Images a run (paper: 128); the bundle's own by default.")] = None,
     power: Annotated[str | None, typer.Option(help="auto, ina3221, tegrastats, rapl, nvml, none. auto logs what the machine has: on a "
                                                    "Jetson the INA3221 monitor and tegrastats, on a host RAPL and NVML.")] = None,
+    power_mode: Annotated[str | None, typer.Option("--power-mode", metavar="NAME", help="Put a Jetson into this power mode for the run, by "
+                                                   "its name on this board (25W, maxn_super). Needs root or sudo. Put back "
+                                                   "afterwards, also when killed.")] = None,
+    lock_clocks: Annotated[bool, typer.Option("--lock-clocks", help="Pin the clocks at the mode's maximum for the run "
+                                                     "(jetson_clocks). Put back afterwards, also when killed.")] = False,
     idle_s: Annotated[float | None, typer.Option("--idle", help="Seconds of idle baseline before the run, for net energy.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Batches before the timed run.")] = None,
     min_seconds: Annotated[float | None, typer.Option(help="Make the images again until this long has passed; 60 s is a fair power "
@@ -104,6 +127,9 @@ def profile(
     provider: Provider = None,
     threads: Threads = None,
     fallback: Fallback = False,
+    engine: Engine = None,
+    cuda_graph: CudaGraph = True,
+    device_noise: DeviceNoise = True,
     again: Annotated[bool, typer.Option("--again", help="Measure anew although --out holds this very measurement.")] = False,
     sets: Sets = None,
     config: Config = None,
@@ -121,9 +147,10 @@ def profile(
     from edgedit.device.profile import profile as profile_stage
 
     options = {"images": images, "batch": batch, "power": power, "idle_s": idle_s, "warmup_batches": warmup,
-               "min_seconds": min_seconds, "seed": seed}
+               "min_seconds": min_seconds, "seed": seed, "power_mode": power_mode, "lock_clocks": lock_clocks or None}
     settings = resolve(ProfileSettings, config=config, sets=sets or (), options=options)
-    choice = _choose(bundle, runtime, provider, threads, fallback)
+    choice = _choose(bundle, runtime, threads, provider=provider, fallback=fallback, engine=engine, cuda_graph=cuda_graph,
+                     device_noise=device_noise)
     with Console(json) as ui:
         record = profile_stage(bundle, choice, out, settings, again=again, say=ui)
         for verdict in record.verdicts:

@@ -22,7 +22,7 @@ from edgedit.core.stop import stop_on_signals
 from edgedit.device.bundle import Bundle
 from edgedit.device.outputs import FOLDER_NOTE, GRID_LIMIT, FolderOutput, GridOutput, NpzOutput, Output, file_facts, file_note
 from edgedit.device.pipeline import Batch, Progress, Source, run, split
-from edgedit.device.runtime import Runtime, RuntimeChoice, describe, opened
+from edgedit.device.runtime import Runtime, RuntimeChoice, describe, opened, settle
 
 LAST_INDEX = (1 << 48) - 1
 Place = Literal["out", "save_dir", "npz"]
@@ -99,6 +99,7 @@ def generate(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, se
         raise UsageError("the last image's index must be below 2^48", saw=f"start {settings.start}, count {settings.count}")
     classes = np.array([bundle.class_index(name) for name in settings.classes] or range(bundle.spec.classes), np.int32)
     names = tuple(bundle.class_names[k] for k in classes.tolist())
+    runtime = settle(bundle, runtime)
     request = {"bundle": bundle.digest, "seed": settings.seed, "start": settings.start, "count": settings.count,
                "classes": list(names), "rule": "image i has class classes[i mod n]", "runtime": describe(runtime)}
 

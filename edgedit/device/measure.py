@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgedit.core.errors import EdgeditError, Interrupted, OutputError
+from edgedit.core.errors import EdgeditError, Interrupted, OutputError, UsageError
 from edgedit.core.noise import labels as balanced
-from edgedit.core.noise import noise
 from edgedit.core.record import Environment, Power, Verdict
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.settings import Settings
 from edgedit.core.stop import StopRequest
 from edgedit.device.bundle import Bundle
+from edgedit.device.cuda.facts import GpuFacts
 from edgedit.device.pipeline import Indices, Progress, Source, run, split
 from edgedit.device.runtime import Runtime
 from edgedit.device.tally import Tally
@@ -50,6 +50,10 @@ class ProfileSettings(Settings):
     """"auto", "none", or one source: "ina3221", "tegrastats", "rapl", "nvml"."""
     power_interval_s: float = Field(default=0.1, gt=0)
     """Time between power samples."""
+    power_mode: str | None = None
+    """Power mode of the board for the run, by its name ("25W"); None leaves it alone. Put back afterwards, whatever happens."""
+    lock_clocks: bool = False
+    """Pin clocks at the mode's maximum for the run, with `jetson_clocks`. Put back afterwards, whatever happens."""
 
 
 class PowerMeter(Protocol):
@@ -84,6 +88,14 @@ class Setup:
     started_utc: str
 
 
+def with_gpu(environment: Environment, runtime: Runtime) -> Environment:
+    """The environment with the GPU and its SM count as the runtime saw them, where it runs on one and tells."""
+    facts = getattr(runtime, "gpu", None)
+    if not isinstance(facts, GpuFacts):
+        return environment
+    return environment.model_copy(update={"gpu": f"{facts.name} ({facts.architecture})", "sm_count": facts.sm_count})
+
+
 def measure(setup: Setup, tally: Tally, meter: PowerMeter, stop: StopRequest, say: Say) -> tuple[int, Verdict | None]:
     """Idle baseline, warm-up and the run, with every batch given to `tally`.
 
@@ -95,6 +107,9 @@ def measure(setup: Setup, tally: Tally, meter: PowerMeter, stop: StopRequest, sa
     """
     settings, begin_ns = setup.settings, 0
     cut: Exception
+    if setup.runtime.batch not in (None, setup.batch):
+        raise UsageError(f"this runtime takes batches of {setup.runtime.batch}; padding would be measured too", saw=f"batch {setup.batch}",
+                         fix=f"--batch {setup.runtime.batch}, or build an engine for the other: edgedit build BUNDLE --batch {setup.batch}")
     try:
         meter.idle(settings.idle_s, say=say)
         _warm_up(setup, say)
@@ -147,13 +162,17 @@ class _Passes:
 
 
 def _warm_up(setup: Setup, say: Say) -> None:
-    count = setup.settings.warmup_batches
-    first = noise(setup.settings.seed, range(setup.batch), setup.bundle.noise_shape)
-    labels = balanced(0, range(setup.batch), setup.bundle.spec.classes)
-    for done in range(count):
-        say(Event("warm-up", done, count, unit="batches"))
-        setup.runtime.infer(first, labels)
+    """The same path as the run, on the first images."""
+    count, batch, classes = setup.settings.warmup_batches, setup.batch, setup.bundle.spec.classes
+
+    def watch(images: int) -> bool:
+        say(Event("warm-up", images // batch, count, unit="batches"))
+        return False
+
+    source = Source(setup.settings.seed, setup.bundle.noise_shape, batch, lambda indices: balanced(0, indices, classes),
+                    split(0, count * batch, batch))
     if count:
+        run(setup.runtime, source, lambda _: None, overlap=setup.settings.overlap, watch=watch)
         say(Event("warm-up", count, count, unit="batches"))
 
 

@@ -1,31 +1,33 @@
 """Batches through a runtime: noise made ahead on one thread, saving behind on another, the graph on the caller's.
 
-    noise worker ──(queue)──► infer, on the calling thread ──(queue)──► sink worker
+    noise worker: fill ──(queue)──► calling thread: launch, collect ──(queue)──► sink worker
 
-Both queues are short, so memory does not grow with the number of images. Noise buffers go round in a ring and are reused.
+Both queues are short, so memory does not grow with the number of images. Lanes, the buffers of a batch, go round in a ring and
+are reused. Where a runtime works beside the host (lanes of its own), the next batch is launched before the last is collected.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedit.core.errors import EdgeditError
-from edgedit.core.noise import noise
+from edgedit.core.errors import EdgeditError, UsageError
 from edgedit.core.say import Event, Say
+from edgedit.device.channel import Channel, start_worker
+from edgedit.device.lane import HostLane, Lane, LaneRuntime
 from edgedit.device.runtime import Phases, Runtime
 
 DEPTH = 2
 """Batches that may wait in each queue."""
+LANES = DEPTH + 1
+"""Batches on their way between the noise worker and the calling thread's `collect`."""
 
-T = TypeVar("T")
 LabelRule = Callable[[NDArray[np.int64]], NDArray[np.int32]]
 Indices = NDArray[np.int64]
 
@@ -38,16 +40,14 @@ class Batch:
         number: 0, 1, 2 …
         indices: int64 (N,), the images wanted; N is less than the graph's batch only at the end of a pass.
         labels: int32 (B,); rows beyond N are padding.
-        noise: float32 (B, C, H, W), a buffer of the ring: valid until `infer` returns.
         images: uint8 (N, H, W, C), padding cut off.
-        start_ns, end_ns: around `infer`.
-        noise_s, wait_s: making the noise; `infer` waiting for it.
+        start_ns, end_ns: launched; its images there. Batches that overlap on a device overlap here too.
+        noise_s, wait_s: making the noise, on the device where it is made there; the device idle because none was ready.
     """
 
     number: int
     indices: Indices
     labels: NDArray[np.int32]
-    noise: NDArray[np.float32]
     images: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     phases: Phases = field(default_factory=Phases)
     start_ns: int = 0
@@ -57,6 +57,7 @@ class Batch:
 
 
 Sink = Callable[[Batch], None]
+Ride = tuple[Lane, Batch]
 Watch = Callable[[int], bool]
 
 
@@ -105,153 +106,148 @@ class Progress:
 def run(runtime: Runtime, source: Source, sink: Sink, *, overlap: bool = True, watch: Watch = lambda images: False) -> bool:
     """Send every batch of `source` through `runtime` and into `sink`, in order.
 
-    The graph runs on the calling thread. Padding rows have zero noise and label 0.
+    The graph runs on the calling thread. Padding rows have zero noise and label 0. A source of smaller batches than the only one
+    that the runtime takes is padded to that.
 
     Args:
         runtime: loaded.
         sink: called once a batch, from one thread; `batch.images` is its to keep.
         overlap: False does everything in turn on the calling thread.
         watch: called before each batch, on the calling thread, with the images computed so far: for progress. When it
-            returns True the run ends early, with the batches that were computed saved.
+            returns True the run ends early, with the batches that were computed or launched saved.
 
     Returns:
         True when all batches went through, False when `watch` ended it.
 
     Errors:
-        What the runtime, the sink or the label rule raise, on the calling thread. Batches that were computed before an error
-        of the runtime still reach the sink.
+        UsageError for batches larger than the runtime's. What the runtime, the sink or the label rule raise, on the calling
+        thread. Batches that were computed before an error of the runtime still reach the sink.
     """
-    return (_overlapped if overlap else _in_turn)(runtime, source, sink, watch)
+    rows = runtime.batch or source.batch
+    if source.batch > rows:
+        raise UsageError(f"this runtime takes batches of {rows}", saw=f"batch {source.batch}", fix=f"--batch {rows}")
+    if isinstance(runtime, LaneRuntime):
+        lanes, ahead = runtime.lanes(rows, LANES), 1
+    else:
+        lanes, ahead = [HostLane(runtime, rows, source.shape) for _ in range(LANES if overlap else 1)], 0
+    if overlap:
+        return _Overlapped(runtime.name, source, sink, watch, rows).run(lanes, ahead)
+    return _in_turn(runtime.name, source, sink, watch, rows, lanes[0])
 
 
-def _make(source: Source, number: int, indices: Indices, buffer: NDArray[np.float32]) -> Batch:
+def _fill(source: Source, number: int, indices: Indices, lane: Lane, rows: int) -> Ride:
     start = time.perf_counter()
-    kept = len(indices)
-    noise(source.seed, indices, source.shape, out=buffer[:kept])
-    labels = np.zeros(source.batch, np.int32)
-    labels[:kept] = source.labels(indices)
-    if kept < source.batch:
-        buffer[kept:] = 0
-    return Batch(number, indices, labels, buffer, noise_s=time.perf_counter() - start)
+    labels = np.zeros(rows, np.int32)
+    labels[: len(indices)] = source.labels(indices)
+    lane.fill(source.seed, indices, labels)
+    return lane, Batch(number, indices, labels, noise_s=time.perf_counter() - start)
 
 
-def _infer(runtime: Runtime, batch: Batch) -> None:
+def _launch(ride: Ride) -> None:
+    lane, batch = ride
     batch.start_ns = time.monotonic_ns()
-    images = runtime.infer(batch.noise, batch.labels)
+    lane.launch()
+
+
+def _collect(name: str, ride: Ride) -> None:
+    lane, batch = ride
+    images = lane.collect()
     batch.end_ns = time.monotonic_ns()
     if len(images) != len(batch.labels) or images.dtype != np.uint8 or images.ndim != 4:
-        raise EdgeditError(f"runtime {runtime.name} gave something other than uint8 images (B, H, W, C)",
+        raise EdgeditError(f"runtime {name} gave something other than uint8 images (B, H, W, C)",
                            saw=f"{images.dtype} {images.shape}")
-    batch.images = images[: len(batch.indices)]
-    batch.phases = runtime.phases
+    batch.images, batch.phases = images[: len(batch.indices)], lane.phases
+    if batch.phases.noise_s is not None:
+        batch.noise_s = batch.phases.noise_s
 
 
-def _in_turn(runtime: Runtime, source: Source, sink: Sink, watch: Watch) -> bool:
-    buffer = np.zeros((source.batch, *source.shape), np.float32)
+def _in_turn(name: str, source: Source, sink: Sink, watch: Watch, rows: int, lane: Lane) -> bool:
     images = 0
     for number, indices in enumerate(source.indices):
         if watch(images):
             return False
-        batch = _make(source, number, indices, buffer)
-        _infer(runtime, batch)
+        ride = _fill(source, number, indices, lane, rows)
+        _launch(ride)
+        _collect(name, ride)
         images += len(indices)
-        sink(batch)
+        sink(ride[1])
     return True
 
 
-def _overlapped(runtime: Runtime, source: Source, sink: Sink, watch: Watch) -> bool:
-    free: Channel[NDArray[np.float32]] = Channel(DEPTH + 1)
-    ready: Channel[Batch] = Channel(DEPTH)
-    done: Channel[Batch] = Channel(DEPTH)
-    for _ in range(DEPTH + 1):
-        free.put(np.zeros((source.batch, *source.shape), np.float32))
+class _Overlapped:
+    """One overlapped run: the two workers, the queues between them, and the batches in flight."""
 
-    def make_noise() -> None:
-        for number, indices in enumerate(source.indices):
-            buffer = free.get()
-            if buffer is None or not ready.put(_make(source, number, indices, buffer)):
+    def __init__(self, name: str, source: Source, sink: Sink, watch: Watch, rows: int) -> None:
+        self._name, self._source, self._sink, self._watch, self._rows = name, source, sink, watch, rows
+        self._free: Channel[Lane] = Channel(LANES)
+        self._ready: Channel[Ride] = Channel(DEPTH)
+        self._done: Channel[Batch] = Channel(DEPTH)
+        self._flying: deque[Ride] = deque()
+        self._images = 0
+
+    def run(self, lanes: list[Lane], ahead: int) -> bool:
+        """All batches, with `ahead` more of them launched than the one that is waited for."""
+        for lane in lanes:
+            self._free.put(lane)
+        workers = [start_worker("noise", self._make_noise, self._ready), start_worker("save", self._save, self._done)]
+        whole = False
+        try:
+            whole = self._fly(ahead)
+        except Exception:  # what was launched before is worth keeping, if it can be had
+            with suppress(Exception):
+                self._land_all()
+            raise
+        finally:  # let the noise go, but save what was computed
+            for channel in (self._free, self._ready, self._done):
+                channel.close()
+            for worker in workers:
+                worker.join()
+        if self._done.error is not None:
+            raise self._done.error
+        return whole
+
+    def _fly(self, ahead: int) -> bool:
+        while not self._watch(self._images):
+            while self._flying and not self._ready.waiting:  # no noise yet: nothing is gained by leaving images on the device
+                if not self._land():
+                    return False
+            waiting = time.perf_counter()
+            ride = self._ready.get()
+            if ride is None:
+                self._land_all()
+                return True
+            ride[1].wait_s = time.perf_counter() - waiting
+            _launch(ride)
+            self._flying.append(ride)
+            if len(self._flying) > ahead and not self._land():
+                return False
+        if self._flying:
+            self._land_all()
+            self._watch(self._images)
+        return False
+
+    def _land(self) -> bool:
+        """Collect the oldest batch in flight; False when the sink is gone."""
+        lane, batch = self._flying.popleft()
+        try:
+            _collect(self._name, (lane, batch))
+        except BaseException:
+            self._flying.clear()  # what comes after a lost batch would leave a gap
+            raise
+        self._images += len(batch.indices)
+        self._free.put(lane)
+        return self._done.put(batch)
+
+    def _land_all(self) -> None:
+        while self._flying and self._land():
+            pass
+
+    def _make_noise(self) -> None:
+        for number, indices in enumerate(self._source.indices):
+            lane = self._free.get()
+            if lane is None or not self._ready.put(_fill(self._source, number, indices, lane, self._rows)):
                 return
 
-    def save() -> None:
-        while (batch := done.get()) is not None:
-            sink(batch)
-
-    workers = [_start("noise", make_noise, ready), _start("save", save, done)]
-    whole, images = False, 0
-    try:
-        while not watch(images):
-            waiting = time.perf_counter()
-            batch = ready.get()
-            if batch is None:
-                whole = True
-                break
-            batch.wait_s = time.perf_counter() - waiting
-            _infer(runtime, batch)
-            images += len(batch.indices)
-            free.put(batch.noise)
-            if not done.put(batch):
-                break
-    finally:  # let the noise go, but save what was computed
-        for channel in (free, ready, done):
-            channel.close()
-        for worker in workers:
-            worker.join()
-    if done.error is not None:
-        raise done.error
-    return whole
-
-
-def _start(name: str, task: Callable[[], None], channel: Channel[Any]) -> threading.Thread:
-    """Run `task` on a thread; when it ends, `channel` is closed, with the error if it ended by one."""
-
-    def guarded() -> None:
-        try:
-            task()
-            channel.close()
-        except BaseException as error:  # handed to the calling thread through the channel
-            channel.close(error)
-
-    thread = threading.Thread(target=guarded, name=f"edgedit-{name}", daemon=True)
-    thread.start()
-    return thread
-
-
-class Channel(Generic[T]):
-    """A short queue between two threads that either side can close, so that neither waits for one that is gone."""
-
-    def __init__(self, size: int) -> None:
-        self._items: deque[T] = deque()
-        self._size, self._closed = size, False
-        self._change = threading.Condition()
-        self.error: BaseException | None = None
-
-    def put(self, item: T) -> bool:
-        """Add an item, waiting for room; False, without adding it, once the channel is closed."""
-        with self._change:
-            while len(self._items) >= self._size and not self._closed:
-                self._change.wait()
-            if self._closed:
-                return False
-            self._items.append(item)
-            self._change.notify_all()
-            return True
-
-    def get(self) -> T | None:
-        """Next item, waiting for it. Once closed: what is left, then the error that closed it, if any, then None."""
-        with self._change:
-            while not self._items and not self._closed:
-                self._change.wait()
-            if self._items:
-                item = self._items.popleft()
-                self._change.notify_all()
-                return item
-            if self.error is not None:
-                raise self.error
-            return None
-
-    def close(self, error: BaseException | None = None) -> None:
-        """No more items; the first error given is kept."""
-        with self._change:
-            self._closed = True
-            self.error = self.error or error
-            self._change.notify_all()
+    def _save(self) -> None:
+        while (batch := self._done.get()) is not None:
+            self._sink(batch)

@@ -17,9 +17,10 @@ from edgedit.core.stop import stop_on_signals
 from edgedit.device import timing
 from edgedit.device.board import read_environment
 from edgedit.device.bundle import Bundle
-from edgedit.device.measure import PowerMeter, ProfileSettings, Setup, measure
+from edgedit.device.measure import PowerMeter, ProfileSettings, Setup, measure, with_gpu
+from edgedit.device.modes import power_mode
 from edgedit.device.power import open_power
-from edgedit.device.runtime import Runtime, RuntimeChoice, describe, opened
+from edgedit.device.runtime import Runtime, RuntimeChoice, describe, opened, settle
 from edgedit.device.tally import Tally
 from edgedit.device.throttle import Throttle, snapshot, throttle_verdicts
 
@@ -59,14 +60,16 @@ def profile(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, out
     settings = settings or ProfileSettings()
     bundle, target, tree = Bundle.open(bundle_path), Path(out), Path(root)
     batch = bundle.choose_batch(settings.batch)
+    runtime = settle(bundle, runtime)
     asked = {"profile": settings.model_dump(), "runtime": describe(runtime)}
     found = _existing(target, bundle, asked)
     if found is not None and found.complete and not again:
         say(Event(f"{target} holds this measurement already; nothing was run"))
         return found
 
-    with opened(bundle, runtime) as ready, stop_on_signals() as stop, create(target, KIND) as draft:
-        setup = Setup(bundle, ready, batch, settings, read_environment(tree), snapshot(tree), _now())
+    with stop_on_signals() as stop, power_mode(tree, settings.power_mode, lock_clocks=settings.lock_clocks, say=say), \
+            opened(bundle, runtime) as ready, create(target, KIND) as draft:
+        setup = Setup(bundle, ready, batch, settings, with_gpu(read_environment(tree), ready), snapshot(tree), _now())
         samples = min(settings.images, settings.samples_per_class * min(bundle.spec.classes, SAMPLE_CLASSES))
         timing.reset_peak_memory()
         with Tally(draft.path, bundle, samples=samples, save=settings.images if settings.save else 0) as tally, \

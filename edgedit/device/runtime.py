@@ -1,36 +1,43 @@
-"""What every runtime offers, and how one is chosen. ONNX Runtime is built in; others register under a name."""
+"""What every runtime offers, and how one is chosen. ONNX Runtime and TensorRT are built in; others register under a name."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgedit.core.errors import UsageError, did_you_mean
+from edgedit.core.errors import ArtifactError, MissingError, UsageError, did_you_mean
 from edgedit.core.settings import Settings
 from edgedit.device.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds that the last `infer` spent moving inputs in, running the graph, and moving images out.
+    """Seconds that the last batch spent moving inputs in, running the graph, and moving images out.
 
-    On a runtime that shares memory with the host the moves are 0.
+    On a runtime that shares memory with the host the moves are 0. `noise_s` is making the noise on the device; None where the
+    host makes it.
     """
 
     upload_s: float = 0.0
     compute_s: float = 0.0
     download_s: float = 0.0
+    noise_s: float | None = None
 
 
 class Runtime(Protocol):
     """One way to run a bundle. Made idle, then `load` once, `infer` many times from one thread, `close` once.
+
+    One that works beside the host also offers `lanes` (`edgedit.device.lane`), which the pipeline then uses instead of `infer`.
+    One that runs on a GPU may tell its facts as `gpu` (`edgedit.device.cuda.facts.GpuFacts`).
 
     Attributes:
         name: "ort", "trt", "torch".
@@ -67,7 +74,8 @@ class RuntimeChoice(Settings):
     """Which runtime to use, as the command line asks for it."""
 
     name: str = "auto"
-    """"auto", "ort", or another registered name."""
+    """"auto", "ort", "trt", or another registered name. "auto" is TensorRT where an engine was built for this bundle on this board,
+    and else ONNX Runtime."""
     provider: str | None = None
     """ONNX Runtime: "cpu" (default), "cuda", "tensorrt", or the full name of an execution provider."""
     threads: int | None = None
@@ -76,6 +84,12 @@ class RuntimeChoice(Settings):
     """Allow another provider to take over what the chosen one cannot run. Otherwise that is an error."""
     provider_options: dict[str, str] = Field(default_factory=dict)
     """Passed on to the execution provider."""
+    engine: Path | None = None
+    """TensorRT: folder of the engine (`edgedit build`); None takes the one in the cache."""
+    cuda_graph: bool = True
+    """TensorRT: launch each batch as one CUDA graph where cuda-python is installed."""
+    device_noise: bool = True
+    """TensorRT: make the noise on the GPU where nvcc is installed. The same pictures either way, to the last bits of log and cos."""
 
 
 Factory = Callable[[RuntimeChoice], Runtime]
@@ -88,7 +102,18 @@ def _ort(choice: RuntimeChoice) -> Runtime:
                       provider_options=choice.provider_options)
 
 
-_FACTORIES: dict[str, Factory] = {"ort": _ort}
+def _trt(choice: RuntimeChoice) -> Runtime:
+    from edgedit.device.trt.module import import_tensorrt
+
+    if choice.provider is not None or choice.threads is not None or choice.provider_options:
+        raise UsageError("provider and threads are ONNX Runtime's; TensorRT has neither", fix="leave --provider and --threads out")
+    import_tensorrt()
+    from edgedit.device.trt.runtime import TrtRuntime
+
+    return TrtRuntime(choice.engine, cuda_graph=choice.cuda_graph, device_noise=choice.device_noise)
+
+
+_FACTORIES: dict[str, Factory] = {"ort": _ort, "trt": _trt}
 
 
 def register(name: str, factory: Factory) -> None:
@@ -102,16 +127,18 @@ def runtime_names() -> list[str]:
 
 
 def open_runtime(bundle: Bundle, name: str = "auto", *, provider: str | None = None, threads: int | None = None,
-                 fallback: bool = False, provider_options: dict[str, str] | None = None) -> Runtime:
-    """A runtime with `bundle` loaded; the caller closes it. "auto" is ONNX Runtime.
+                 fallback: bool = False, provider_options: dict[str, str] | None = None, engine: str | Path | None = None,
+                 cuda_graph: bool = True, device_noise: bool = True) -> Runtime:
+    """A runtime with `bundle` loaded; the caller closes it. The arguments are those of `RuntimeChoice`.
 
     Raises:
         UsageError: unknown runtime or provider, threads below 1.
-        MissingError: the package or the provider is not installed; the text names the extra that brings it.
-        ArtifactError: the graph cannot be loaded or does not take and give what the manifest says.
+        MissingError: the package or the provider is not installed, or no engine was built; the text says what to type.
+        ArtifactError: the graph cannot be loaded or does not take and give what the manifest says; an engine of another board.
     """
     return _open(bundle, RuntimeChoice(name=name, provider=provider, threads=threads, fallback=fallback,
-                                       provider_options=provider_options or {}))
+                                       provider_options=provider_options or {}, engine=None if engine is None else Path(engine),
+                                       cuda_graph=cuda_graph, device_noise=device_noise))
 
 
 @contextmanager
@@ -130,12 +157,19 @@ def opened(bundle: Bundle, runtime: Runtime | RuntimeChoice | str) -> Iterator[R
         ready.close()
 
 
+def settle(bundle: Bundle, runtime: Runtime | RuntimeChoice | str) -> Runtime | RuntimeChoice:
+    """The same with "auto" made definite, so that what is described is what runs; anything else as it is."""
+    if isinstance(runtime, (RuntimeChoice, str)):
+        return _settle(bundle, runtime if isinstance(runtime, RuntimeChoice) else RuntimeChoice(name=runtime))
+    return runtime
+
+
 def describe(runtime: Runtime | RuntimeChoice | str) -> dict[str, Any]:
-    """What was asked for, in a form that two runs can compare."""
+    """What was asked for, in plain values that two runs can compare; after `settle`."""
     if isinstance(runtime, str):
         runtime = RuntimeChoice(name=runtime)
     if isinstance(runtime, RuntimeChoice):
-        return {**runtime.model_dump(), "name": _resolve(runtime.name)}
+        return runtime.model_dump(mode="json")
     return {"name": runtime.name, "provider": runtime.provider, "version": runtime.version}
 
 
@@ -176,7 +210,8 @@ def check_inputs(bundle: Bundle, batch: int | None, noise: NDArray[np.float32], 
 
 
 def _open(bundle: Bundle, choice: RuntimeChoice) -> Runtime:
-    name = _resolve(choice.name)
+    choice = _settle(bundle, choice)
+    name = choice.name
     if name not in _FACTORIES:
         raise UsageError(f"unknown runtime '{name}'", fix=did_you_mean(name, runtime_names()))
     if choice.threads is not None and choice.threads < 1:
@@ -190,5 +225,24 @@ def _open(bundle: Bundle, choice: RuntimeChoice) -> Runtime:
     return runtime
 
 
-def _resolve(name: str) -> str:
-    return "ort" if name == "auto" else name
+def _settle(bundle: Bundle, choice: RuntimeChoice) -> RuntimeChoice:
+    if choice.name != "auto":
+        return choice
+    return choice.model_copy(update={"name": "trt" if _engine_here(bundle, choice) else "ort"})
+
+
+def _engine_here(bundle: Bundle, choice: RuntimeChoice) -> bool:
+    """Whether TensorRT can run this bundle here: it is installed, there is a GPU, and the engine asked for or a cached one fits."""
+    if choice.engine is not None:
+        return True
+    if choice.provider is not None or choice.threads is not None or importlib.util.find_spec("tensorrt") is None:
+        return False
+    from edgedit.device.cuda.device import read_gpu
+    from edgedit.device.trt.engine import find_engine, wanted_key
+    from edgedit.device.trt.module import import_tensorrt, tensorrt_version
+
+    try:
+        find_engine(bundle, wanted_key(bundle, tensorrt_version(import_tensorrt()), read_gpu()))
+    except (MissingError, ArtifactError):
+        return False
+    return True

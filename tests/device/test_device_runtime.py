@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +18,28 @@ from edgedit.core.errors import EdgeditError, UsageError
 from edgedit.core.noise import labels as balanced
 from edgedit.device import runtime as room
 from edgedit.device.bundle import Bundle
-from edgedit.device.pipeline import Channel, Source, run, split
-from edgedit.device.runtime import RuntimeChoice, check_inputs, describe, open_runtime, opened, register, runtime_names
+from edgedit.device.channel import Channel
+from edgedit.device.pipeline import Source, run, split
+from edgedit.device.runtime import (
+    Phases,
+    RuntimeChoice,
+    check_inputs,
+    describe,
+    open_runtime,
+    opened,
+    register,
+    runtime_names,
+    settle,
+)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return Bundle.open(make_bundle(tmp_path_factory.mktemp("runtime") / "b", dynamic=True))
+
+
+def tmp(name):
+    return Path("somewhere", name)
 
 
 def source(bundle, count, batch, first=0, seed=7):
@@ -97,8 +114,15 @@ def test_a_runtime_without_timing_is_timed(bundle):
         assert ready.phases.compute_s >= 0.01 and ready.batch is None and ready.options == {}
 
 
-def test_describe_makes_auto_and_ort_the_same():
-    assert describe("auto") == describe(RuntimeChoice(name="ort")) != describe(RuntimeChoice(provider="cuda"))
+def test_auto_is_described_as_what_runs(bundle):
+    assert describe(settle(bundle, "auto")) == describe(RuntimeChoice(name="ort")) != describe(RuntimeChoice(provider="cuda"))
+    mine = PyRuntime(bundle)
+    assert settle(bundle, mine) is mine
+    assert settle(bundle, RuntimeChoice(name="auto", engine=tmp("e"))).name == "trt"
+
+
+def test_a_description_is_plain_json():
+    assert json.loads(json.dumps(describe(RuntimeChoice(engine=tmp("e")))))["engine"] == str(tmp("e"))
 
 
 @pytest.mark.parametrize("noise, labels, says", [
@@ -246,6 +270,110 @@ def test_a_result_of_another_kind_is_refused(bundle, result):
 
     with pytest.raises(EdgeditError, match="something other than uint8 images"):
         run(Odd(bundle), source(bundle, 8, 4), lambda b: None)
+
+
+# --- lanes ------------------------------------------------------------------------------------------------------------------
+
+
+class Beside:
+    """A device that works beside the host: a batch is computed when it is collected; lanes check the order of their calls."""
+
+    name, provider, version, threads, options = "beside", "host", "0", None, {}
+
+    def __init__(self, bundle, batch=None, fail_launch=0, fail_collect=0):
+        self.bundle, self.batch, self.made, self.order = bundle, batch, [], []
+        self.fail_launch, self.fail_collect, self.launched, self.collected = fail_launch, fail_collect, 0, 0
+
+    def lanes(self, batch, count):
+        self.made += [BesideLane(self, batch) for _ in range(count - len(self.made))]
+        return self.made
+
+    def close(self):
+        pass
+
+
+class BesideLane:
+    def __init__(self, runtime, rows):
+        self.runtime, self.rows, self.state, self.phases = runtime, rows, "free", Phases(compute_s=1e-3, noise_s=2e-3)
+
+    def step(self, before, after):
+        assert self.state == before, f"{after} after {self.state}"
+        self.state = after
+
+    def fill(self, seed, indices, labels):
+        self.step("free", "full")
+        assert len(labels) == self.rows
+        self.held = seed, indices, labels
+
+    def launch(self):
+        self.step("full", "flying")
+        self.runtime.launched += 1
+        if self.runtime.launched == self.runtime.fail_launch:
+            raise EdgeditError("device lost")
+        self.runtime.order.append(("launch", int(self.held[1][0])))
+
+    def collect(self):
+        self.step("flying", "free")
+        self.runtime.collected += 1
+        if self.runtime.collected == self.runtime.fail_collect:
+            raise EdgeditError("device lost")
+        self.runtime.order.append(("collect", int(self.held[1][0])))
+        seed, indices, labels = self.held
+        images = np.zeros((self.rows, 8, 8, 3), np.uint8)
+        images[: len(indices)] = expected(self.runtime.bundle, seed, indices, labels[: len(indices)])
+        return images
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 40), batch=st.integers(1, 9), overlap=st.booleans(), wider=st.integers(0, 3))
+def test_lanes_give_every_image_once_in_order(bundle, count, batch, overlap, wider):
+    ready, got = Beside(bundle, batch + wider if wider else None), []
+    assert run(ready, source(bundle, count, batch), got.append, overlap=overlap)
+    np.testing.assert_array_equal(np.concatenate([b.images for b in got]), expected(bundle, 7, range(count), balanced(0, range(count), 4)))
+    assert [b.number for b in got] == list(range(len(got))) and all(b.noise_s == 2e-3 and b.start_ns <= b.end_ns for b in got)
+
+
+def test_the_next_batch_is_launched_before_the_last_is_collected_and_no_further(bundle):
+    ready = Beside(bundle)
+    run(ready, source(bundle, 80, 4), lambda b: time.sleep(0.001))
+    flying = list(itertools.accumulate(1 if what == "launch" else -1 for what, _ in ready.order))
+    assert max(flying) == 2 and flying[-1] == 0
+    assert [i for what, i in ready.order if what == "collect"] == list(range(0, 80, 4))
+
+
+@pytest.mark.parametrize("failing, kept", [({"fail_launch": 6}, 5), ({"fail_collect": 6}, 5)])
+def test_an_error_on_the_device_keeps_what_was_launched_before(bundle, failing, kept):
+    got = []
+    with pytest.raises(EdgeditError, match="device lost"):
+        run(Beside(bundle, **failing), source(bundle, 400, 4), got.append)
+    assert [b.number for b in got] in ([*range(kept)], [*range(kept + 1)][: kept + 1]) and len(got) >= kept
+
+
+def test_watch_saves_what_was_launched_and_hears_of_it(bundle):
+    seen, got = [], []
+
+    def watch(images):
+        seen.append(images)
+        return images >= 12
+
+    assert run(Beside(bundle), source(bundle, 400, 4), got.append, watch=watch) is False
+    assert len(got) * 4 == seen[-1] and seen[-1] in (12, 16)
+
+
+def test_batches_larger_than_the_runtimes_are_refused_and_smaller_padded(bundle):
+    with pytest.raises(UsageError, match="batches of 4"):
+        run(Beside(bundle, batch=4), source(bundle, 8, 5), lambda b: None)
+    shapes = []
+
+    class Fixed(PyRuntime):
+        def infer(self, noise, labels):
+            shapes.append((noise.shape[0], float(np.abs(noise[3:]).max())))
+            return super().infer(noise, labels)
+
+    fixed, kept = Fixed(bundle), []
+    fixed.batch = 4
+    run(fixed, source(bundle, 7, 3), lambda b: kept.append(len(b.images)))
+    assert shapes == [(4, 0.0)] * 3 and kept == [3, 3, 1]
 
 
 def test_channel_hands_out_what_is_left_and_then_the_error():
