@@ -88,7 +88,15 @@ def train(
 def export(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Folder made by `edgedit train`.")],
     out: Out,
-    precision: Annotated[str | None, typer.Option(help="fp32, or fp16: typed in the graph, LayerNormalization kept in fp32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32; fp16: typed in the graph, LayerNormalization kept in fp32; int8: fp16 with "
+                                                       "Q/DQ in the blocks, which needs --calibrate. Often slower than fp16 for "
+                                                       "small transformers: profile both.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(metavar="PAIRS", help="Folder of teacher pairs that int8 is calibrated on; made-up data "
+                                                                         "is not taken.")] = None,
+    lpips_weights: Annotated[Path | None, typer.Option(help="Let int8's quality gate measure LPIPS too, with torchvision's state dict of "
+                                                            "SqueezeNet 1.1, AlexNet or VGG-16 (by default where one is cached).")] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="Build the TensorRT engine too where TensorRT and its GPU are here; elsewhere say how "
+                                                    "to build it on the board.")] = False,
     attention: Annotated[str | None, typer.Option(help="pattern: MatMul–Softmax–MatMul that TensorRT fuses; onnx: the Attention "
                                                        "operator (opset 23); ort: ONNX Runtime's fused operator.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a run (default 128).")] = None,
@@ -103,7 +111,8 @@ def export(
     """Turn a student into an ONNX bundle with fused attention.
 
     Conditioning is folded into a table (24–41 % fewer parameters, exactly), guidance and uint8 conversion go into the graph,
-    head sizes that no kernel fuses are padded. Every block is checked against TensorRT's fusion conditions.
+    head sizes that no kernel fuses are padded. Every block is checked against TensorRT's fusion conditions. INT8 passes a gate on
+    its images; blocks go back to FP16 until it does (settings: --set int8.KEY=VALUE).
 
     Example: edgedit export runs/student --out runs/bundle --precision fp16 --attention pattern --batch 128
     """
@@ -113,13 +122,37 @@ def export(
     from edgedit.export.bundle import export as export_stage
 
     options = {"precision": precision, "attention": attention, "batch": batch, "dynamic": dynamic, "guidance_scale": guidance}
+    settings = resolve(ExportSettings, config=config, sets=sets or (), options=options)
     with Console(json) as ui:
-        manifest = export_stage(student, out, resolve(ExportSettings, config=config, sets=sets or (), options=options), say=ui)
+        perceptual = None
+        if settings.precision == "int8":
+            need_host("onnxruntime")
+            from edgedit.cli.perceptual import find_lpips
+
+            perceptual = find_lpips(lpips_weights, ui)
+        manifest = export_stage(student, out, settings, pairs=calibrate, perceptual=perceptual, say=ui)
         info, size = manifest.info, manifest.files["model.onnx"]["bytes"]
-        ui.done(f"{out}: {info['label']} {manifest.settings['precision']} {manifest.settings['attention']}, "
-                f"{info['deployed_parameters']:,} deployed parameters, {size / 1e6:.2f} MB",
-                following=f"edgedit generate {out} --count 64 --all-classes --out samples.png",
-                data={"out": str(out), "digest": manifest.digest, "settings": manifest.settings, **info})
+        lines = [f"{out}: {info['label']} {manifest.settings['precision']} {manifest.settings['attention']}, "
+                 f"{info['deployed_parameters']:,} deployed parameters, {size / 1e6:.2f} MB"]
+        if "int8" in info:
+            lines.append(f"{info['int8']['summary']}\nwhether it is faster only profiles of both tell: small transformers are often slower "
+                         "in INT8")
+        engine = _engine(out, ui, lines) if trt else {}
+        ui.done("\n".join(lines), following=engine.get("next", f"edgedit generate {out} --count 64 --all-classes --out samples.png"),
+                data={"out": str(out), "digest": manifest.digest, "settings": manifest.settings, **info, **engine})
+
+
+def _engine(bundle: Path, ui: Console, lines: list[str]) -> dict[str, str]:
+    """Build a bundle's engine where TensorRT and its GPU are; elsewhere add to `lines` why not. Returns the next command."""
+    from edgedit.device.trt.build import build
+
+    try:
+        engine = build(bundle, say=ui)
+    except MissingError as error:
+        lines.append(f"no engine was built here: {error.what}. Engines run where they were built: build on the board")
+        return {"next": f"edgedit deploy USER@BOARD {bundle}, or on the board: edgedit build {bundle.name}"}
+    lines.append(f"engine: {engine.path}")
+    return {"engine": str(engine.path), "next": f"edgedit profile {bundle} --runtime trt --images 50000 --batch 128 --out runs/record"}
 
 
 def compare(
@@ -127,12 +160,14 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Keep the ladder in this folder, for the report.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images compared, balanced over the classes.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    records: Annotated[list[Path] | None, typer.Option(metavar="RECORD", help="Records of an FP16 and an INT8 bundle: says whether INT8 is "
+                                                                             "worth it. Repeatable.")] = None,
     json: Json = False,
 ) -> None:
     """How far each step from training to deployment moves the images: the parity ladder.
 
     The same seeds and classes through float64, float32, the folded form, and every bundle: largest and mean error, PSNR,
-    share of changed uint8 pixels.
+    share of changed uint8 pixels. With --records of both, whether INT8 pays.
 
     Example: edgedit compare runs/student runs/bundle-fp32 runs/bundle-fp16 --out runs/parity
     """
@@ -140,7 +175,7 @@ def compare(
     from edgedit.cli.ladder import compare_forms
 
     with Console(json) as ui:
-        parity = compare_forms(paths[0], paths[1:], out, images=images, seed=seed, say=ui)
+        parity = compare_forms(paths[0], paths[1:], out, images=images, seed=seed, say=ui, records=records or ())
         rows = [f"{'':<52} {'largest':>9} {'mean':>9} {'PSNR dB':>8} {'changed':>9} {'levels':>6}", f"against {parity['reference']}:"]
         for rung in parity["rungs"]:
             if rung["against"] != parity["reference"]:
@@ -148,6 +183,7 @@ def compare(
             psnr = "equal" if rung["psnr_db"] is None else f"{rung['psnr_db']:.1f}"
             rows.append(f"{rung['name']:<52} {rung['max_abs']:>9.2e} {rung['mean_abs']:>9.2e} {psnr:>8} "
                         f"{rung['changed_pixels_percent']:>8.4f}% {rung['max_levels']:>6}  {rung['verdict']} {rung['note']}".rstrip())
+        rows += [v["text"] + (f"\n  fix: {v['fix']}" if v["fix"] else "") for v in parity["verdicts"]]
         ui.done("\n".join(rows), following=f"edgedit profile {paths[-1]} --images 50000 --batch 128 --out runs/record", data=parity)
     if not parity["ok"]:
         raise typer.Exit(1)

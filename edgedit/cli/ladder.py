@@ -6,23 +6,30 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.say import Say
 
+if TYPE_CHECKING:
+    from edgedit.device.bundle import Bundle
 
-def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, images: int, seed: int, say: Say) -> dict[str, Any]:
+
+def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, images: int, seed: int, say: Say,
+                  records: Sequence[Path] = ()) -> dict[str, Any]:
     """The parity of a student's forms and its bundles, each bundle with its own guidance scale.
+
+    With records of an FP16 and an INT8 bundle the result has "verdicts": whether INT8 is worth it.
 
     Args:
         student: folder made by `edgedit train`.
         bundles: folders made from it; they must share one guidance scale.
         out: where to keep the ladder, or None.
         images, seed: what to compare.
+        records: folders made by `edgedit profile` of these bundles.
 
     Raises:
-        UsageError: a bundle made from another student, or bundles with different guidance.
+        UsageError: a bundle made from another student, bundles with different guidance, a record of none of the bundles.
     """
     import torch
 
@@ -41,6 +48,7 @@ def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, i
     if len(scales) > 1:
         raise UsageError("the bundles were exported with different guidance", saw=sorted(scales), fix="compare them one by one")
     scale = scales.pop()
+    verdicts = _verdicts(opened, records)
 
     def torch_rung(name: str, precision: str, dtype: torch.dtype, folded: bool) -> Rung:
         return Rung(name, TorchRuntime(deepcopy(model), scale, folded=folded, dtype=dtype), precision)  # type: ignore[arg-type]
@@ -58,8 +66,24 @@ def compare_forms(student: Path, bundles: Sequence[Path], out: Path | None, *, i
             name = f"{bundle.path.name}: {bundle.precision}, attention {bundle.attention}, {runtime.name} {runtime.version}"
             rungs.append(Rung(name, runtime, bundle.precision, runtime.batch))  # type: ignore[arg-type]
         parents = [artifact.as_parent("student"), *(bundle.artifact.as_parent("bundle") for bundle in opened)]
-        return compare(rungs, model.spec, ParitySettings(images=images, seeds=(seed,)), out, parents=parents, say=say)
+        body = compare(rungs, model.spec, ParitySettings(images=images, seeds=(seed,)), out, parents=parents, say=say)
+        return {**body, "verdicts": verdicts}
 
+
+def _verdicts(bundles: Sequence[Bundle], folders: Sequence[Path]) -> list[dict[str, str]]:
+    """INT8 against FP16 for each pair of records; empty without records."""
+    from edgedit.core.record import load_record
+    from edgedit.evaluate.verdict import int8_verdict
+
+    by_digest = {bundle.digest: bundle for bundle in bundles}
+    records = [(folder, load_record(folder)) for folder in folders]
+    for folder, record in records:
+        if record.subject.bundle_digest not in by_digest:
+            raise UsageError(f"{folder} is a record of none of these bundles", saw=f"bundle {record.subject.bundle_digest[:12]}",
+                             fix="give the bundle that was profiled, too")
+    halves = [record for _, record in records if record.subject.precision == "fp16"]
+    return [int8_verdict(by_digest[int8.subject.bundle_digest].artifact.manifest.info["int8"], fp16, int8).model_dump()
+            for _, int8 in records if int8.subject.precision == "int8" for fp16 in halves]
 
 
 def torch_runtime(bundle_path: Path, threads: int | None) -> Any:

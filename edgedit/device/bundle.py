@@ -25,7 +25,8 @@ class Bundle:
     Attributes:
         artifact: the folder and its checked manifest.
         spec: sizes of the DiT.
-        precision: "fp32" or "fp16": the types inside the graph; inputs and output are the same for both.
+        precision: "fp32", "fp16", or "int8" (FP16 with Q/DQ in some or all blocks): the types inside the graph; inputs and output
+            are the same for all.
         attention: dialect of the attention subgraph: "pattern", "onnx" or "ort".
         batch: images per run of a graph with fixed batch; the usual batch of a dynamic one.
         dynamic: whether the graph takes any batch.

@@ -96,7 +96,7 @@ def pad_heads(weights: AttentionWeights, head_size: int) -> AttentionWeights:
 def _heads_apart(g: Graph, x: str, weights: AttentionWeights, *, key_order: tuple[int, ...]) -> tuple[str, str, str]:
     """x (B, T, w) → q, k, v, each (B, h, T, H), k transposed as asked. One product for all three, then a split."""
     joined = np.concatenate(list(weights.qkv), axis=1)                                    # (w, 3·h·H)
-    qkv = g.op("MatMul", x, g.constant(joined, "qkv/weight"), label="qkv/product")
+    qkv = g.op("MatMul", g.site(x, "qkv"), g.weight(joined, "qkv/weight", int8=g.quantised("qkv")), label="qkv/product")
     qkv = g.op("Add", qkv, g.constant(weights.qkv_bias.reshape(-1), "qkv/bias"), label="qkv/sum")
     part = weights.proj.shape[0]
     split = g.ops("Split", qkv, g.whole([part] * 3, "qkv/parts"), label="qkv/split", outputs=3, axis=-1)
@@ -115,11 +115,12 @@ def _heads_together(g: Graph, mixed: str, weights: AttentionWeights) -> str:
 
 
 def attend_pattern(g: Graph, x: str, weights: AttentionWeights) -> str:
-    """Both products and the softmax with nothing between them; the key's transposition belongs to its layout change."""
+    """Both products and the softmax with nothing between them but Q/DQ; the key's transposition belongs to its layout change."""
     q, k, v = _heads_apart(g, x, weights, key_order=(0, 2, 3, 1))                         # k: (B, h, H, T)
-    scores = g.op("MatMul", q, k, label="scores")                                         # (B, h, T, T)
+    scores = g.op("MatMul", g.site(q, "query"), g.site(k, "key"), label="scores")         # (B, h, T, T)
     shares = g.op("Softmax", scores, label="softmax", axis=-1)
-    return _heads_together(g, g.op("MatMul", shares, v, label="values"), weights)
+    values = g.op("MatMul", g.site(shares, "shares"), g.site(v, "value"), label="values")
+    return _heads_together(g, g.site(values, "values"), weights)
 
 
 def attend_onnx(g: Graph, x: str, weights: AttentionWeights) -> str:
@@ -130,7 +131,8 @@ def attend_onnx(g: Graph, x: str, weights: AttentionWeights) -> str:
 
 def attend_ort(g: Graph, x: str, weights: AttentionWeights) -> str:
     """`MultiHeadAttention` takes (B, T, h·H) and adds the biases while it separates the heads."""
-    q, k, v = (g.op("MatMul", x, g.constant(weights.qkv[i], f"{name}/weight"), label=f"{name}/product")
+    x = g.site(x, "qkv")
+    q, k, v = (g.op("MatMul", x, g.weight(weights.qkv[i], f"{name}/weight", int8=g.quantised("qkv")), label=f"{name}/product")
                for i, name in enumerate("qkv"))
     bias = g.constant(weights.qkv_bias.reshape(-1), "qkv/bias")
     mixed = g.op("MultiHeadAttention", q, k, v, bias, label="attention", domain=MICROSOFT, num_heads=weights.heads, scale=1.0)

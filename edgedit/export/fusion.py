@@ -6,7 +6,9 @@ Conditions for the primitive pattern (TensorRT 10.x guide, "Fused Attention"; je
 * head size 16 ≤ H ≤ 256 and H a multiple of 8;
 * the softmax scale multiplies Q or K before the first product, never the scores;
 * MatMul → (mask Add) → Softmax → MatMul, with no Cast, Reshape or Transpose between;
-* Q and V are [B, N, S, H] and K is [B, N, H, S]; the softmax is over the last axis.
+* Q and V are [B, N, S, H] and K is [B, N, H, S]; the softmax is over the last axis;
+* with INT8: Q/DQ before the first product (both inputs), after the softmax, on V and after the second product, all five; head
+  size 16, 32 or 64; at most 512 tokens. The values between Q/DQ and the products count as FP16.
 
 When all hold TensorRT may still decline where another plan is faster: the engine inspector has the last word.
 """
@@ -17,19 +19,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
+from edgedit.export.int8 import FUSING_HEADS, FUSING_TOKENS
+from edgedit.export.view import View
 from edgedit.export.writer import MICROSOFT
 
 HALF: dict[int, str] = {TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}
 SMALLEST, LARGEST, MULTIPLE = 16, 256, 8
-_PASSING = {"Mul", "Div", "Add", "Sub", "Cast", "Reshape", "Transpose", "Identity", "Where", "Squeeze", "Unsqueeze"}
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+_PASSING = {"Mul", "Div", "Add", "Sub", "Cast", "Reshape", "Transpose", "Identity", "Where", "Squeeze", "Unsqueeze", *_QDQ}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One condition: its code ("types", "head_size", "scale", "unbroken", "layout", "operator"), whether it holds, and why."""
+    """One condition: its code ("types", "head_size", "scale", "unbroken", "layout", "int8", "operator"), whether it holds, and why."""
 
     code: str
     holds: bool
@@ -61,8 +65,8 @@ def attention_fusion(model: ModelProto) -> list[BlockFusion]:
     Args:
         model: any ONNX model; shapes are inferred here.
     """
-    view = _View(model)
-    judges: dict[tuple[str, str], tuple[str, Callable[[_View, NodeProto], list[Finding]]]] = {
+    view = View(model)
+    judges: dict[tuple[str, str], tuple[str, Callable[[View, NodeProto], list[Finding]]]] = {
         ("", "Softmax"): ("pattern", _pattern), ("", "Attention"): ("onnx", _operator),
         (MICROSOFT, "MultiHeadAttention"): ("ort", _contrib), (MICROSOFT, "Attention"): ("ort", _contrib)}
     found = []
@@ -75,34 +79,10 @@ def attention_fusion(model: ModelProto) -> list[BlockFusion]:
     return found
 
 
-class _View:
-    """A graph with its types, shapes, producers and consumers at hand."""
-
-    def __init__(self, model: ModelProto) -> None:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        self.nodes = list(graph.node)
-        self.maker = {output: node for node in graph.node for output in node.output}
-        self.users: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.users.setdefault(name, []).append(node)
-        self._types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
-
-    def kind(self, value: str) -> int:
-        """ONNX element type, 0 when unknown."""
-        return self._types[value].elem_type if value in self._types else 0
-
-    def shape(self, value: str) -> list[int | None] | None:
-        """Sizes, None where symbolic; None when the rank is unknown."""
-        if value not in self._types or not self._types[value].HasField("shape"):
-            return None
-        return [d.dim_value if d.HasField("dim_value") else None for d in self._types[value].shape.dim]
-
-
 # --- MatMul–Softmax–MatMul --------------------------------------------------------------------------------------------------
 
 
-def _pattern(view: _View, softmax: NodeProto) -> list[Finding]:
+def _pattern(view: View, softmax: NodeProto) -> list[Finding]:
     first, before = _walk(view, softmax, up=True)
     second, after = _walk(view, softmax, up=False)
     if first is None or second is None:
@@ -110,11 +90,12 @@ def _pattern(view: _View, softmax: NodeProto) -> list[Finding]:
         return [Finding("operator", False, f"no MatMul {side} the Softmax: this is not attention as TensorRT knows it")]
     q, k = first.input[:2]
     v = second.input[1]
+    after = [op for op in after if op not in _QDQ]  # behind the softmax Q/DQ have a place, before it they do not
     return [_types(view, q, k, v), _head_size(view, q), _scale(before), _unbroken(view, first, softmax, before, after),
-            _layout(view, softmax, q, k, v)]
+            _layout(view, softmax, q, k, v), *_int8(view, first, second, q, v)]
 
 
-def _walk(view: _View, softmax: NodeProto, *, up: bool) -> tuple[NodeProto | None, list[str]]:
+def _walk(view: View, softmax: NodeProto, *, up: bool) -> tuple[NodeProto | None, list[str]]:
     """From the softmax to the nearest MatMul, and the operators passed on the way."""
     passed: list[str] = []
     node: NodeProto | None = softmax
@@ -132,14 +113,49 @@ def _walk(view: _View, softmax: NodeProto, *, up: bool) -> tuple[NodeProto | Non
     return None, passed
 
 
-def _types(view: _View, *values: str) -> Finding:
+def int8_places(view: View, first: NodeProto, second: NodeProto) -> dict[str, bool]:
+    """Which of the five places of an attention hold Q/DQ: inputs of both products, and the second one's output."""
+    users = view.users.get(second.output[0], [])
+    return {"query": _dequantised(view, first.input[0]), "key": _dequantised(view, first.input[1]),
+            "softmax": _dequantised(view, second.input[0]), "value": _dequantised(view, second.input[1]),
+            "output": bool(users) and all(node.op_type == "QuantizeLinear" for node in users)}
+
+
+def _dequantised(view: View, value: str) -> bool:
+    return value in view.maker and view.maker[value].op_type == "DequantizeLinear"
+
+
+def attention_products(view: View, softmax: NodeProto) -> tuple[NodeProto, NodeProto] | None:
+    """The two products around a softmax, Q/DQ and the like between passed over; None when this is not attention."""
+    first, second = _walk(view, softmax, up=True)[0], _walk(view, softmax, up=False)[0]
+    return (first, second) if first is not None and second is not None else None
+
+
+def _int8(view: View, first: NodeProto, second: NodeProto, q: str, v: str) -> list[Finding]:
+    """One finding where anything is quantised, none otherwise."""
+    places = int8_places(view, first, second)
+    if not any(places[name] for name in ("query", "key", "softmax", "value")):  # the output alone: the next layer's input
+        return []
+    if not all(places.values()):
+        return [Finding("int8", False, f"no Q/DQ at {', '.join(name for name, there in places.items() if not there)}: INT8 attention "
+                                       "needs all five places")]
+    shape, other = view.shape(q), view.shape(v)
+    size, tokens = (shape[-1], [shape[-2], other[-2]]) if shape and other else (None, [None])
+    if size not in FUSING_HEADS:
+        return [Finding("int8", False, f"head size {size}: INT8 fuses at {', '.join(map(str, FUSING_HEADS))} only")]
+    if any(n is None or n > FUSING_TOKENS for n in tokens):
+        return [Finding("int8", False, f"{tokens[0]} tokens: INT8 fuses up to {FUSING_TOKENS}")]
+    return [Finding("int8", True, "Q/DQ at all five places")]
+
+
+def _types(view: View, *values: str) -> Finding:
     kinds = [view.kind(value) for value in values]
     names = ", ".join(sorted({HALF.get(kind) or TensorProto.DataType.Name(kind) for kind in kinds}))
     holds = len(set(kinds)) == 1 and kinds[0] in HALF
     return Finding("types", holds, f"products take {names}" + ("" if holds else "; only FP16 or BF16 on both sides fuses"))
 
 
-def _head_size(view: _View, q: str) -> Finding:
+def _head_size(view: View, q: str) -> Finding:
     shape = view.shape(q)
     size = shape[-1] if shape else None
     if size is None:
@@ -158,7 +174,7 @@ def _scale(before: list[str]) -> Finding:
     return Finding("scale", True, "no scaling between the products")
 
 
-def _unbroken(view: _View, first: NodeProto, softmax: NodeProto, before: list[str], after: list[str]) -> Finding:
+def _unbroken(view: View, first: NodeProto, softmax: NodeProto, before: list[str], after: list[str]) -> Finding:
     odd = [op for op in before if op not in ("Add", "Mul", "Div")] + after  # one Add is a mask; scaling has its own finding
     odd += ["Add"] * (before.count("Add") - 1)
     if odd:
@@ -169,7 +185,7 @@ def _unbroken(view: _View, first: NodeProto, softmax: NodeProto, before: list[st
     return Finding("unbroken", True, "the products and the softmax follow one another")
 
 
-def _layout(view: _View, softmax: NodeProto, q: str, k: str, v: str) -> Finding:
+def _layout(view: View, softmax: NodeProto, q: str, k: str, v: str) -> Finding:
     shapes = [view.shape(value) for value in (q, k, v)]
     if any(shape is None or len(shape) != 4 for shape in shapes):
         seen = ", ".join("?" if s is None else f"rank {len(s)}" for s in shapes)
@@ -187,7 +203,7 @@ def _layout(view: _View, softmax: NodeProto, q: str, k: str, v: str) -> Finding:
 # --- whole operators --------------------------------------------------------------------------------------------------------
 
 
-def _operator(view: _View, node: NodeProto) -> list[Finding]:
+def _operator(view: View, node: NodeProto) -> list[Finding]:
     """ONNX `Attention`: read by TensorRT ≥ 10.14, as IAttention."""
     attributes = {a.name: a for a in node.attribute}
     q, k, v = node.input[:3]
@@ -201,7 +217,7 @@ def _operator(view: _View, node: NodeProto) -> list[Finding]:
             Finding("layout", ranked, f"{shape}" if ranked else "inputs are not [B, N, S, H]")]
 
 
-def _contrib(view: _View, node: NodeProto) -> list[Finding]:
+def _contrib(view: View, node: NodeProto) -> list[Finding]:
     """ONNX Runtime's own operators."""
     return [Finding("operator", False, f"{node.domain}.{node.op_type} is ONNX Runtime's own: fused there, unknown to TensorRT; "
                                        "export with --attention pattern or onnx for TensorRT")]

@@ -34,7 +34,7 @@ class Writer:
 
     def __init__(self, network: DeployedDiT, plan: Plan) -> None:
         self.network, self.spec, self.plan = network, network.spec, plan
-        self.g = Graph(plan.opset)
+        self.g = Graph(plan.opset, plan.scales, plan.precision.dtype)
         self.guided = plan.guidance_scale != 1.0
         self.type = plan.precision.dtype
 
@@ -118,12 +118,12 @@ class Writer:
             mixed = self.plan.dialect.attend(g, y, weights)
             if self.plan.dialect.name == "ort":
                 g.declare(mixed, self.type, [*self.forward_shape, weights.proj.shape[0]])
-            y = self.linear(mixed, weights.proj, weights.proj_bias, "proj")
+            y = self.linear(mixed, weights.proj, weights.proj_bias, "proj", int8=g.quantised("proj") or g.quantised("values"))
             x = self.add_gated(x, y, gates[0])
         with g.scope("mlp"):
             y = self.modulate(x, None, shifts[1], scales[1])
             y = self.gelu(y, _numpy(block.up.weight).T, _numpy(block.up.bias))
-            y = self.linear(y, _numpy(block.down.weight).T, _numpy(block.down.bias), "down")
+            y = self.linear(y, _numpy(block.down.weight).T, _numpy(block.down.bias), "down", int8=g.quantised("down"))
             return self.add_gated(x, y, gates[1])
 
     def output(self, x: str, shift: str, scale: str) -> str:
@@ -169,9 +169,10 @@ class Writer:
 
     # --- pieces ---------------------------------------------------------------------------------------------------------
 
-    def linear(self, x: str, weight: Array, bias: Array, label: str) -> str:
-        """x @ weight + bias in the graph's type."""
-        y = self.g.op("MatMul", x, self.g.constant(self.typed(weight, label), f"{label}/weight"), label=f"{label}/product")
+    def linear(self, x: str, weight: Array, bias: Array, label: str, *, int8: bool = False) -> str:
+        """x @ weight + bias in the graph's type; `int8`: of weights, and of x where the scales name the site."""
+        y = self.g.op("MatMul", self.g.site(x, label), self.g.weight(self.typed(weight, label), f"{label}/weight", int8=int8),
+                      label=f"{label}/product")
         return self.g.op("Add", y, self.g.constant(self.typed(bias, label), f"{label}/bias"), label=label)
 
     def normalise(self, x: str, scale: str | None = None, shift: str | None = None) -> str:
@@ -198,10 +199,11 @@ class Writer:
         """The MLP's first product, bias and tanh-GELU, in the form the dialect and opset know."""
         g = self.g
         if self.plan.dialect.fused_gelu:
-            y = g.op("MatMul", x, g.constant(self.typed(weight, "up"), "up/weight"), label="up/product")
+            up = g.weight(self.typed(weight, "up"), "up/weight", int8=g.quantised("up"))
+            y = g.op("MatMul", g.site(x, "up"), up, label="up/product")
             y = g.op("FastGelu", y, g.constant(self.typed(bias, "up"), "up/bias"), label="gelu", domain=MICROSOFT)
             return g.declare(y, self.type, [*self.forward_shape, weight.shape[1]])
-        y = self.linear(x, weight, bias, "up")
+        y = self.linear(x, weight, bias, "up", int8=g.quantised("up"))
         if self.plan.opset >= 20:
             return g.op("Gelu", y, label="gelu", approximate="tanh")
         half, one, root, cubic = (g.constant(np.asarray(v, self.type), f"gelu/{n}") for n, v in (
@@ -213,7 +215,7 @@ class Writer:
 
     def add_gated(self, x: str, y: str, gate: str) -> str:
         """x + gate·y."""
-        return self.g.op("Add", x, self.g.op("Mul", y, gate, label="gated"), label="residual")
+        return self.g.op("Add", self.g.site(x, "residual"), self.g.op("Mul", y, gate, label="gated"), label="residual")
 
     def cast(self, value: str, dtype: type[np.generic], label: str) -> str:
         """To another element type."""
@@ -244,12 +246,17 @@ def build(network: DeployedDiT, plan: Plan, metadata: dict[str, str] | None = No
 
     Args:
         network: the folded network (`edgedit.model.deploy.fold`); its own guidance scale is not looked at.
-        plan: precision, dialect, opset, head size, batch, guidance.
+        plan: precision, INT8 scales, dialect, opset, head size, batch, guidance.
         metadata: texts for the model's metadata properties.
     """
+    return build_with_sites(network, plan, metadata)[0]
+
+
+def build_with_sites(network: DeployedDiT, plan: Plan, metadata: dict[str, str] | None = None) -> tuple[ModelProto, dict[str, str]]:
+    """`build`, and the value at each place where Q/DQ may stand, by the site's name ("block0/mlp/down")."""
     writer = Writer(network, plan)
     writer.write()
-    return writer.g.model(metadata or {})
+    return writer.g.model(metadata or {}), writer.g.sites
 
 
 def _numpy(tensor: Tensor) -> Array:

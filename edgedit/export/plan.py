@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgedit.core.spec import DiTSpec
 from edgedit.export.attention import DIALECTS, Dialect, fusing_head_size
@@ -20,6 +21,7 @@ class Plan:
         head_size: channels of a head, zero-padding included; at least the spec's.
         batch: images per run; None for any number.
         guidance_scale: classifier-free guidance inside the graph; 1.0 is none.
+        scales: INT8 scale by site (`edgedit.export.int8`); empty: nothing is quantised.
     """
 
     precision: Precision
@@ -28,6 +30,7 @@ class Plan:
     head_size: int
     batch: int | None
     guidance_scale: float
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: DiTSpec, precision: str, attention: str, *, batch: int | None, guidance_scale: float,

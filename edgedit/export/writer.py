@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgedit import __version__
+from edgedit.export.int8 import quantise_weight
 
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
@@ -28,10 +29,17 @@ class Graph:
 
     Args:
         opset: version of the ONNX default domain.
+        scales: INT8 scale of each site (`site`) that is quantised; none by default.
+        scale_type: float type of the values there, which is the type of the scales too (opset 20 has one for both).
+
+    Attributes:
+        sites: value at every place where a Q/DQ pair may stand, by the site's name.
     """
 
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, scales: Mapping[str, float] | None = None, scale_type: type[np.floating] = np.float16) -> None:
+        self.opset, self.scale_type = opset, scale_type
+        self.scales = dict(scales or {})
+        self.sites: dict[str, str] = {}
         self._scope: list[str] = []
         self._nodes: list[NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
@@ -83,6 +91,31 @@ class Graph:
     def whole(self, values: Sequence[int], label: str) -> str:
         """An int64 list, as shapes and axes are given."""
         return self.constant(np.asarray(values, np.int64), label)
+
+    def quantised(self, site: str) -> bool:
+        """Whether a site of the current scope is quantised."""
+        return self._full(site) in self.scales
+
+    def site(self, value: str, label: str) -> str:
+        """A place where INT8 may stand: `value` itself, or its copy through Q/DQ where `scales` names the site."""
+        self.sites[self._full(label)] = value
+        if not self.quantised(label):
+            return value
+        return self.through_int8(value, self.scales[self._full(label)], f"{label}/int8")
+
+    def through_int8(self, value: str, scale: float, label: str) -> str:
+        """QuantizeLinear, DequantizeLinear, both with one FP16 or FP32 scale per tensor and zero point 0."""
+        inputs = self.constant(np.asarray(scale, self.scale_type), f"{label}/scale"), self.constant(np.int8(0), f"{label}/zero")
+        return self.op("DequantizeLinear", self.op("QuantizeLinear", value, *inputs, label=f"{label}/q"), *inputs, label=label)
+
+    def weight(self, array: NDArray[Any], label: str, *, int8: bool) -> str:
+        """A weight matrix (inputs, outputs); as INT8 with one scale per output and a DequantizeLinear behind it where `int8`."""
+        if not int8:
+            return self.constant(array, label)
+        whole, scale = quantise_weight(array)
+        inputs = (self.constant(whole, f"{label}/int8"), self.constant(scale, f"{label}/scale"),
+                  self.constant(np.zeros(scale.shape, np.int8), f"{label}/zero"))
+        return self.op("DequantizeLinear", *inputs, label=label, axis=1)
 
     def op(self, kind: str, *inputs: str, label: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; returns the output."""
