@@ -86,11 +86,14 @@ drop_caches() {
 
 main() {
     arguments "$@"
-    local edgedit request
+    local edgedit request modes
     edgedit=$(find_edgedit)
     if [ -z "$mode" ]; then
         mode=$("$here/power-mode.sh" | sed -n 's/^\* //p')
         [ -n "$mode" ] || die "the live power mode cannot be told" "--mode NAME; $here/power-mode.sh lists them" 4
+    else
+        modes=$("$here/power-mode.sh" | cut -c 3-)
+        grep -qixF -- "$mode" <<<"$modes" || die "this board has no power mode '$mode'" "one of: $(paste -sd ' ' <<<"$modes")" 2
     fi
     request="$(sha256sum "$bundle/manifest.json" | cut -c1-16) mode=$mode images=$images batch=$batch"
     [ -n "$out" ] || out=$(folder "$request")

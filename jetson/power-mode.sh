@@ -92,15 +92,33 @@ set_mode() {
 
 field() { sed -n "s/^$1=//p" "$STATE/state" 2>/dev/null || true; }
 
-# Ids of the processes whose run holds the board.
+# When a process began, in ticks since boot; with the boot it names a process for good, which its number does not.
+began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20 || true; }
+
+# The process whose run holds the board.
 held_by() {
     local pid
     pid=$(field pid)
-    if [ -n "$pid" ] && [ "$pid" != $$ ] && [ -d "/proc/$pid" ]; then printf '%s\n' "$pid"; fi
+    if [ -n "$pid" ] && [ "$(field boot)" = "$(boot)" ] && [ -n "$(began "$pid")" ] && [ "$(field began)" = "$(began "$pid")" ]; then
+        printf '%s\n' "$pid"
+    fi
+}
+
+# Root writes what these files say: nobody else may own or change them.
+own_state() {
+    mkdir -m 755 "$STATE" 2>/dev/null || true
+    [ -d "$STATE" ] || die "$STATE cannot be made" "look at what is there, or set EDGEDIT_STATE to another folder" 6
+    local owner
+    owner=$(stat -c %u "$STATE")
+    if [ -L "$STATE" ] || { [ "$owner" != "$EUID" ] && [ "$owner" != 0 ] && [ "$owner" != "${SUDO_UID:-$EUID}" ]; } || [ ! -w "$STATE" ]; then
+        die "$STATE belongs to somebody else" "run it as the user of the run before, or as root; or: sudo rm -r $STATE" 6
+    fi
+    chmod go-w "$STATE"
 }
 
 restore() {
     [ -f "$STATE/state" ] || return 0
+    own_state
     local mode code=0 same_boot=no
     mode=$(field mode)
     [ "$(field boot)" != "$(boot)" ] || same_boot=yes
@@ -127,18 +145,27 @@ store_clocks() {
 }
 
 child=
+helper=
 stopped=0
 interrupted=0
 on_signal() {
     interrupted=1
     stopped=$2
-    if [ -n "$child" ]; then kill -s "$1" -- "-$child" 2>/dev/null || true; else exit "$2"; fi
+    [ -n "$child" ] || exit "$2"
+    kill -s "$1" -- "-$child" 2>/dev/null || true
+    kill -s CONT -- "-$child" 2>/dev/null || true  # one that waits for a terminal would not hear it
+}
+
+# sudo forgets a password after some minutes, and it is needed again at the end.
+remember_password() {
+    while sleep 60 && kill -0 $$ && sudo -n -v; do :; done
 }
 
 # Nothing may cut the way back: signals are held off, and the exit status stays that of the command.
 on_exit() {
     local code=$?
     trap '' INT TERM HUP
+    [ -z "$helper" ] || kill "$helper" 2>/dev/null || true
     restore || { [ $code -ne 0 ] || code=1; }
     exit $code
 }
@@ -148,7 +175,7 @@ run_in() {
     shift 2
     [ $# -gt 0 ] || die "no command after --" "$0 $name -- COMMAND" 2
     command -v "$1" >/dev/null || die "no such command: $1" "" 127
-    local holder
+    local holder before
     holder=$(held_by)
     [ -z "$holder" ] || die "another run has set this board's power mode: process $holder" "wait until it is done" 6
     if [ -f "$STATE/state" ]; then
@@ -156,12 +183,14 @@ run_in() {
         restore
     fi
     [ -n "$(id_of "$name")" ] || set_mode "$name"  # says which modes there are
-    mkdir -p "$STATE"
+    before=$(name_of "$(live_id)")
+    [ -n "$before" ] || die "the live power mode cannot be told, so it could not be put back" "sudo nvpmodel -q" 4
+    own_state
     trap on_exit EXIT
     trap 'on_signal INT 130' INT
     trap 'on_signal TERM 143' TERM
     trap 'on_signal HUP 129' HUP
-    printf 'pid=%s\nboot=%s\nmode=%s\n' $$ "$(boot)" "$(name_of "$(live_id)")" >"$STATE/state.part"
+    printf 'pid=%s\nbegan=%s\nboot=%s\nmode=%s\n' $$ "$(began $$)" "$(boot)" "$before" >"$STATE/state.part"
     sync "$STATE/state.part"
     mv "$STATE/state.part" "$STATE/state"
     if [ "$lock" = yes ]; then store_clocks "$STATE/before"; fi
@@ -170,7 +199,13 @@ run_in() {
         store_clocks "$STATE/within"
         change jetson_clocks >&2
     fi
-    # In a process group of its own, so that a signal to this script reaches all of the command, once.
+    if [ "$(id -u)" -ne 0 ]; then
+        remember_password </dev/null >/dev/null 2>&1 &
+        helper=$!
+    fi
+    # In a process group of its own, so that a signal to this script reaches all of the command, once. Such a group cannot read
+    # from a terminal, so it gets none.
+    if [ -t 0 ]; then exec </dev/null; fi
     set -m
     "$@" &
     child=$!

@@ -127,10 +127,12 @@ swap() {
     local file=$ROOT/swapfile-edgedit
     [ "$swap_gb" -gt 0 ] || return 0
     if ! awk 'NR > 1 && $1 !~ /zram/ { found = 1 } END { exit !found }' "$ROOT/proc/swaps" 2>/dev/null; then
-        [ -f "$file" ] || change root fallocate -l "${swap_gb}G" "$file"
+        change root fallocate -l "${swap_gb}G" "$file"
         change root chmod 600 "$file"
         change root mkswap "$file"
         change root swapon "$file"
+    elif ! grep -q "^$file " "$ROOT/proc/swaps"; then
+        return 0
     fi
     grep -qF "$file none swap" "$ROOT/etc/fstab" 2>/dev/null || grep -Eq '^[^#]+[[:space:]]swap[[:space:]]' "$ROOT/etc/fstab" 2>/dev/null ||
         change root sh -c "echo '$file none swap sw 0 0' >> '$ROOT/etc/fstab'"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import typer
 
 from edgedit.cli import board, build, deploy, evaluate, host, pairs, teacher
-from edgedit.core.errors import EdgeditError
+from edgedit.core.errors import EdgeditError, UsageError
 
 app = typer.Typer(
     name="edgedit",
@@ -73,13 +73,30 @@ def _tree() -> dict[str, typer.Typer]:
 _GROUPS = _tree()
 
 
+def _run(arguments: list[str]) -> None:
+    """The verb. With --json a mistyped command is an error of our own, so that a script finds it on stdout like any other."""
+    if "--json" not in arguments:
+        app(arguments, prog_name="edgedit")
+        return
+    try:
+        code = app(arguments, prog_name="edgedit", standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's, which newer typers carry inside
+            raise
+        context = getattr(error, "ctx", None)
+        raise UsageError(error.format_message(), fix=f"{context.command_path} --help" if context else None) from None
+    raise SystemExit(code or 0)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that a user can act on are printed without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # GNU OpenMP's threads spin while they wait: where another program holds a core, training gets several times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
-        app(arguments)
+        _run(arguments)
     except EdgeditError as error:
         if "--json" in arguments and os.environ.get("RANK", "0") == "0":
             import json

@@ -131,6 +131,7 @@ def profile(
     cuda_graph: CudaGraph = True,
     device_noise: DeviceNoise = True,
     again: Annotated[bool, typer.Option("--again", help="Measure anew although --out holds this very measurement.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Let the record take the place of another measurement's at --out.")] = False,
     sets: Sets = None,
     config: Config = None,
     json: Json = False,
@@ -152,7 +153,7 @@ def profile(
     choice = _choose(bundle, runtime, threads, provider=provider, fallback=fallback, engine=engine, cuda_graph=cuda_graph,
                      device_noise=device_noise)
     with Console(json) as ui:
-        record = profile_stage(bundle, choice, out, settings, again=again, say=ui)
+        record = profile_stage(bundle, choice, out, settings, again=again, replace=replace, say=ui)
         for verdict in record.verdicts:
             if verdict.level in ("warning", "error"):
                 ui.note(f"{verdict.level}: {verdict.text}" + (f"\n  fix: {verdict.fix}" if verdict.fix else ""))

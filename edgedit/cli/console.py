@@ -93,9 +93,10 @@ def _progress_line(event: Event, seconds: float) -> str:
     done, total = event.done or 0, event.total or 0
     share = done / total if total else 1.0
     rate = (done - event.started) / seconds if seconds > 0.2 else 0.0
-    parts = [f"{event.text:<14} {share:4.0%} {done:,}/{total:,} {event.unit}"]
+    counted = event.unit != "%"
+    parts = [f"{event.text:<14} {share:4.0%}" + (f" {done:,}/{total:,} {event.unit}" if counted else "")]
     if rate > 0:
-        parts.append(f"{rate:,.1f} {event.unit}/s")
+        parts += [f"{rate:,.1f} {event.unit}/s"] if counted else []
         parts.append(f"ETA {duration((total - done) / rate)}" if done < total else f"in {duration(seconds)}")
     parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.values.items()
               if v is not None and k != "images_per_s"]  # the rate stands there already

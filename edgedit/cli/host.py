@@ -152,7 +152,7 @@ def _engine(bundle: Path, ui: Console, lines: list[str]) -> dict[str, str]:
         lines.append(f"no engine was built here: {error.what}. Engines run where they were built: build on the board")
         return {"next": f"edgedit deploy USER@BOARD {bundle}, or on the board: edgedit build {bundle.name}"}
     lines.append(f"engine: {engine.path}")
-    return {"engine": str(engine.path), "next": f"edgedit profile {bundle} --runtime trt --images 50000 --batch 128 --out runs/record"}
+    return {"engine": str(engine.path), "next": f"edgedit profile {bundle} --runtime trt --images 50000 --out runs/record"}
 
 
 def compare(
@@ -184,7 +184,10 @@ def compare(
             rows.append(f"{rung['name']:<52} {rung['max_abs']:>9.2e} {rung['mean_abs']:>9.2e} {psnr:>8} "
                         f"{rung['changed_pixels_percent']:>8.4f}% {rung['max_levels']:>6}  {rung['verdict']} {rung['note']}".rstrip())
         rows += [v["text"] + (f"\n  fix: {v['fix']}" if v["fix"] else "") for v in parity["verdicts"]]
-        ui.done("\n".join(rows), following=f"edgedit profile {paths[-1]} --images 50000 --batch 128 --out runs/record", data=parity)
+        if records and not parity["verdicts"]:
+            ui.note("warning: whether INT8 pays is told from records of an FP16 and an INT8 bundle; one of the two was not given")
+        following = f"profile {paths[-1]} --images 50000 --out runs/record" if paths[1:] else f"export {paths[0]} --out runs/bundle"
+        ui.done("\n".join(rows), following=f"edgedit {following}", data=parity)
     if not parity["ok"]:
         raise typer.Exit(1)
 

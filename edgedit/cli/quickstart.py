@@ -43,7 +43,7 @@ def commands(out: Path, data: str, steps: int | None) -> list[tuple[str, list[st
         ("export fp16", ["export", student, "--out", fp16, "--precision", "fp16", "--attention", "pattern", "--batch", "128"]),
         ("compare", ["compare", student, fp32, fp16, "--images", "128", "--out", parity]),
         ("generate", ["generate", fp32, "--count", "100", "--all-classes", "--out", str(out / "samples.png")]),
-        ("profile", ["profile", fp32, *size["profile"], "--out", record]),
+        ("profile", ["profile", fp32, *size["profile"], "--out", record, "--replace"]),
         ("report", ["report", record, parity, student, "--out", str(out / "report.html")]),
     ]
 

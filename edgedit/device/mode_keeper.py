@@ -108,6 +108,9 @@ def apply(tools: Tools, root: Path, folder: Path, *, mode_id: int | None, lock: 
 def restore(tools: Tools, root: Path, folder: Path) -> BoardState | None:
     """Put the board back as its state says, in the opposite order, and forget the state; None when there is nothing to do.
 
+    Clocks that do not go back to those of the run's mode do not keep the mode from going back; the clocks as they were found,
+    which go back last, include them.
+
     Raises:
         EdgeditError: a step failed or did not take; the state is kept.
     """
@@ -115,13 +118,19 @@ def restore(tools: Tools, root: Path, folder: Path) -> BoardState | None:
     if state is None:
         return None
     same_boot = state.boot == kept.boot_id(root)
+    pinned: EdgeditError | None = None
     if same_boot and state.clocks_within is not None and Path(state.clocks_within).exists():
-        clocks(tools, "--restore", state.clocks_within)
+        try:
+            clocks(tools, "--restore", state.clocks_within)
+        except EdgeditError as error:
+            pinned = error
     if state.changed and live_mode(tools, root) != state.before_id:
         set_mode(tools, state.before_id, state.before_name)
         _settled(tools, root, PowerMode(state.before_id, state.before_name))
     if same_boot and state.clocks_before is not None and Path(state.clocks_before).exists():
         clocks(tools, "--restore", state.clocks_before)
+    elif pinned is not None:
+        raise pinned
     kept.forget_state(folder)
     return state
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedit.core.artifact import check_output, create, open_artifact
-from edgedit.core.errors import ArtifactError
+from edgedit.core.errors import ArtifactError, OutputError
 from edgedit.core.record import RECORD_FILE, SAMPLES_FILE, Power, Protocol, Record, Verdict, load_record
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.stop import stop_on_signals
@@ -33,7 +33,7 @@ OpenPower = Callable[..., AbstractContextManager[PowerMeter]]
 
 def profile(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, out: str | Path,
             settings: ProfileSettings | None = None, *, power: OpenPower = open_power, root: str | Path = "/",
-            again: bool = False, say: Say = silent) -> Record:
+            again: bool = False, replace: bool = False, say: Say = silent) -> Record:
     """Measure a bundle and write a record (paper, deployment section: batch 128, 50,000 images).
 
     In order: load, idle power, warm-up, the timed run, power of the run's window. Memory does not grow with the number of
@@ -43,18 +43,19 @@ def profile(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, out
     Args:
         bundle_path: folder of an exported bundle.
         runtime: name or choice of a runtime, or one that already holds this bundle (it is left open).
-        out: folder of the record; an older record there is replaced.
+        out: folder of the record; a cut-short record there is replaced, a whole one of another question only with `replace`.
         settings: how to measure.
         power: opens the power log.
         root: root of the file system where board and power are read.
         again: measure even when `out` holds the complete record of this very measurement.
+        replace: let the new record take the place of one that answers another question.
 
     Returns:
         The record that was written or, without `again`, found.
 
     Raises:
         UsageError, ArtifactError, MissingError: the bundle, the runtime or the power source asked for are not usable.
-        OutputError: the record cannot be written at all.
+        OutputError: the record cannot be written at all, or another whole one is there.
         Interrupted: stopped before the first batch was done, so that there is nothing to keep.
     """
     settings = settings or ProfileSettings()
@@ -62,7 +63,7 @@ def profile(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, out
     batch = bundle.choose_batch(settings.batch)
     runtime = settle(bundle, runtime)
     asked = {"profile": settings.model_dump(), "runtime": describe(runtime)}
-    found = _existing(target, bundle, asked)
+    found = _existing(target, bundle, asked, replace)
     if found is not None and found.complete and not again:
         say(Event(f"{target} holds this measurement already; nothing was run"))
         return found
@@ -96,8 +97,10 @@ class _Energy:
     verdicts: list[Verdict]
 
 
-def _existing(target: Path, bundle: Bundle, asked: dict[str, Any]) -> Record | None:
-    """The record at `target` if it answers the same question about the same bundle. Only a record is ever replaced."""
+def _existing(target: Path, bundle: Bundle, asked: dict[str, Any], replace: bool) -> Record | None:
+    """The record at `target` if it answers the same question about the same bundle. Only a record is ever replaced, and a whole one
+    of another question only with `replace`.
+    """
     check_output(target, kind=KIND)
     if not target.is_dir() or not any(target.iterdir()):
         return None
@@ -106,6 +109,11 @@ def _existing(target: Path, bundle: Bundle, asked: dict[str, Any]) -> Record | N
     except ArtifactError:
         return None  # altered or of another version: measured again
     same = manifest.settings == asked and [p.digest for p in manifest.parents] == [bundle.digest]
+    if record.complete and not same and not replace:
+        about = f"{record.subject.label} {record.subject.precision} on {record.protocol.provider}"
+        raise OutputError(f"{target} holds another measurement; it was left alone",
+                          saw=f"{about}, {record.protocol.images:,} images, {record.started_utc}",
+                          fix="choose another --out, or --replace it")
     return record if same else None
 
 

@@ -89,7 +89,7 @@ class RuntimeChoice(Settings):
     cuda_graph: bool = True
     """TensorRT: launch each batch as one CUDA graph where cuda-python is installed."""
     device_noise: bool = True
-    """TensorRT: make the noise on the GPU where nvcc is installed. The same pictures either way, to the last bits of log and cos."""
+    """TensorRT: make the noise on the GPU where nvcc is installed. The same noise either way, to the last bits of log, sin and cos."""
 
 
 Factory = Callable[[RuntimeChoice], Runtime]

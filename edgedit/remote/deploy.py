@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from edgedit.core.artifact import Artifact, check_output, open_artifact
-from edgedit.core.errors import Interrupted, UsageError
+from edgedit.core.errors import ArtifactError, Interrupted, OutputError, UsageError, did_you_mean
 from edgedit.core.files import write_atomic
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.stop import stop_on_signals
 from edgedit.remote import steps
 from edgedit.remote.board import Board
 from edgedit.remote.collect import collect_images, collect_record
-from edgedit.remote.facts import ENVIRONMENT_MB, SPARE_MB, BoardFacts, check
+from edgedit.remote.facts import ENVIRONMENT_MB, RUNTIMES, SPARE_MB, BoardFacts, check, check_compiler
 from edgedit.remote.job import stop_jobs
 from edgedit.remote.ssh import Connection, Target
 from edgedit.remote.wheel import own_wheel
@@ -89,16 +89,18 @@ def deploy(target: Target, bundle_path: str | Path, out: str | Path, settings: D
     Raises:
         UsageError: settings that the bundle does not allow. Nothing was started.
         Unreachable, MissingError: the board cannot be reached, or lacks something that the fix names.
-        OutputError: a disk is full or not writable, there or here.
+        OutputError: a disk is full or not writable, there or here; `out` holds another measurement.
         EdgeditError: a step failed on the board; its own words are in it.
         Interrupted: Ctrl-C here; what runs on the board goes on.
     """
     settings = settings or DeploySettings()
+    _check_settings(settings)
     bundle = open_artifact(bundle_path, "bundle", fix="edgedit export STUDENT --out FOLDER makes one")
     batch = _batch(bundle, settings.batch)
     folder = Path(out)
     if settings.profile:
         check_output(folder / "record", kind="record")
+        _refuse_other(folder / "record", bundle, batch, settings)
     result = Deployed()
     with stop_on_signals() as stop:
         try:
@@ -118,6 +120,30 @@ def stop(target: Target, settings: DeploySettings) -> list[str]:
         board = Board(connection, patience_s=0.0, say=silent)
         facts = BoardFacts.from_answer(board.ask("facts", folder=settings.folder, root=settings.root))
         return stop_jobs(board, facts.folder, steps.JOBS)
+
+
+def _check_settings(settings: DeploySettings) -> None:
+    """Refuse what no board could do, or what would be left out without a word."""
+    if settings.runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime '{settings.runtime}'", fix=did_you_mean(settings.runtime, RUNTIMES))
+    if not settings.profile and (settings.power_mode is not None or settings.lock_clocks):
+        raise UsageError("power mode and clocks are set for a measurement only, and none is asked for",
+                         fix="add --profile, or leave --power-mode and --lock-clocks out")
+
+
+def _refuse_other(folder: Path, bundle: Artifact, batch: int, settings: DeploySettings) -> None:
+    """Refuse to let the coming record take the place of another measurement's."""
+    try:
+        there = open_artifact(folder, "record").manifest
+    except ArtifactError:
+        return  # nothing, or nothing whole
+    profile = there.settings.get("profile", {})
+    asked = {"images": settings.images, "batch": batch, "power_mode": settings.power_mode, "lock_clocks": settings.lock_clocks}
+    apart = [f"{name} {profile[name]}, asked {value}" for name, value in asked.items() if name in profile and profile[name] != value]
+    if [parent.digest for parent in there.parents] != [bundle.manifest.digest]:
+        apart.append("another bundle")
+    if apart and there.info.get("complete"):
+        raise OutputError(f"{folder} holds another measurement; it was left alone", saw="; ".join(apart), fix="choose another --out")
 
 
 def _batch(bundle: Artifact, asked: int | None) -> int:
@@ -156,6 +182,8 @@ class _Run:
         has_environment = steps.environment_there(board, places, facts)
         has_edgedit = has_environment and steps.installed(board, places, key)
         check(facts, self._needed_mb(has_edgedit))
+        if runtime == "trt" and not has_edgedit and settings.offline is None:
+            check_compiler(facts)
 
         self._step("environment", has_environment, lambda: steps.make_environment(board, places),
                    shlex.join(steps.environment_command(places)))

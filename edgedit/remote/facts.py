@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgedit.core.errors import MissingError, OutputError, UsageError
+from edgedit.core.errors import MissingError, OutputError
 from edgedit.remote.failures import no_rsync
 
 PYTHONS = ((3, 10), (3, 13))
+RUNTIMES = ("auto", "trt", "ort")
 ENVIRONMENT_MB = 1000
 """Free space that an environment with a runtime wants: numpy, pydantic and Pillow 150 MB, onnxruntime-gpu 500 MB, pip's own copies."""
 SPARE_MB = 300
@@ -34,6 +35,8 @@ class BoardFacts:
         rsync: its path, None without.
         l4t: Jetson Linux, "36.4.3"; None where it is no Jetson.
         model: of the device tree.
+        pycuda: whether the system's Python sees it.
+        nvcc: its path, None without; /usr/local/cuda/bin is looked at too.
     """
 
     folder: str
@@ -46,6 +49,8 @@ class BoardFacts:
     rsync: str | None
     l4t: str | None
     model: str | None
+    pycuda: bool = False
+    nvcc: str | None = None
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> BoardFacts:
@@ -72,9 +77,7 @@ class BoardFacts:
         return f"{self.model or self.machine}, {jetson}, Python {self.python}, {self.free_mb:,} MB free in {self.folder}"
 
     def runtime(self, asked: str) -> str:
-        """"trt" or "ort" for what was asked: "auto" takes TensorRT where it is."""
-        if asked not in ("auto", "trt", "ort"):
-            raise UsageError("unknown runtime", saw=asked, fix="--runtime auto, trt or ort")
+        """"trt" or "ort" for what was asked (one of RUNTIMES): "auto" takes TensorRT where it is."""
         if asked == "trt" and not self.tensorrt:
             raise MissingError("the board's Python has no TensorRT", saw=f"python3 {self.python} finds no tensorrt",
                                fix="on the board: sudo apt install python3-libnvinfer python3-libnvinfer-dev; or --runtime ort")
@@ -103,3 +106,14 @@ def check(facts: BoardFacts, needed_mb: int) -> None:
     if facts.free_mb < needed_mb:
         raise OutputError("too little space is free on the board", saw=f"{facts.free_mb:,} MB at {facts.folder}, wanted {needed_mb:,} MB",
                           fix="free some space, or choose a --dir on another disk")
+
+
+def check_compiler(facts: BoardFacts) -> None:
+    """Raise where pycuda, which has no wheel, could not be compiled.
+
+    Raises:
+        MissingError: no nvcc. JetPack's CUDA is not on boards that were flashed with Jetson Linux alone.
+    """
+    if not facts.pycuda and facts.nvcc is None:
+        raise MissingError("the board cannot compile pycuda, which TensorRT runs through", saw="no nvcc on PATH or in /usr/local/cuda/bin",
+                           fix="on the board: sudo apt install nvidia-jetpack, or jetson/setup.sh, which takes less; or --runtime ort")

@@ -74,8 +74,9 @@ def facts(folder: str, root: str) -> dict[str, Any]:
     there = next(p for p in [place, *place.parents] if p.exists())
     return {"folder": str(place), "writable": os.access(str(there), os.W_OK), "free_mb": shutil.disk_usage(str(there)).free // 10**6,
             "machine": platform.machine(), "python": platform.python_version(), "ensurepip": has_module("ensurepip"),
-            "tensorrt": has_module("tensorrt"), "rsync": shutil.which("rsync"), "release": read_line(tree / "etc/nv_tegra_release"),
-            "model": read_line(tree / "proc/device-tree/model")}
+            "tensorrt": has_module("tensorrt"), "pycuda": has_module("pycuda"),
+            "nvcc": shutil.which("nvcc", path=environment({}).get("PATH")), "rsync": shutil.which("rsync"),
+            "release": read_line(tree / "etc/nv_tegra_release"), "model": read_line(tree / "proc/device-tree/model")}
 
 
 def has_module(name: str) -> bool:

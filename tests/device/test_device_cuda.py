@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import subprocess
@@ -60,6 +61,18 @@ def test_memory_is_zero_and_freed_by_close(double):
     device.close()
     device.close()
     assert not double.alive()
+
+
+def test_no_context_stays_current_behind_a_closed_device(double):
+    """Not even that of somebody else is taken away, and none that is gone is left."""
+    current, other = ctypes.c_void_p(), ctypes.c_void_p(4711)
+    for below in (None, other.value):
+        if below:
+            double.library.cuCtxPushCurrent_v2(other)
+        read_gpu()
+        double.library.cuCtxGetCurrent(ctypes.byref(current))
+        assert current.value == below
+    double.library.cuCtxPopCurrent_v2(ctypes.byref(current))
 
 
 @pytest.mark.parametrize("facts, zero_copy", [(fake_cuda.ORIN_NANO, True), (fake_cuda.H100, False)])
@@ -223,6 +236,19 @@ def test_work_that_fails_in_capture_leaves_the_stream_usable(gpu):
         CapturedGraph(driver, 0, lambda: None)
     assert caught.value.saw == "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
     del stream
+
+
+@pytest.mark.parametrize("spoil", ["allocate", "copy", "wait"])
+def test_work_that_cannot_be_captured_spoils_the_capture_only(gpu, spoil):
+    driver, stream = import_driver(), gpu.stream()
+    target = gpu.allocate(16, "b")
+    ways = {"allocate": lambda: gpu.allocate(16, "c"), "copy": lambda: gpu.cuda.memcpy_htod(target, np.ones(4, np.int32)),
+            "wait": stream.synchronize}
+    with pytest.raises(gpu.cuda.Error):
+        CapturedGraph(driver, stream.handle, ways[spoil])
+    stream.synchronize()
+    ways[spoil]()
+    del stream, ways
 
 
 def test_older_cuda_python_has_the_driver_under_another_name(monkeypatch):

@@ -285,6 +285,13 @@ def test_what_a_killed_run_left(tmp_path: Path) -> None:
     assert "mode-left" not in check(root, facts(root))
 
 
+def test_what_the_script_left(tmp_path: Path) -> None:
+    root = board(tmp_path)
+    assert "script-mode-left" not in check(root, facts(root))
+    write(root, "var/tmp/edgedit-power/state", "pid=77\nbegan=1\nboot=x\nmode=25W\n")
+    assert "mode=25W" in check(root, facts(root))["script-mode-left"].saw
+
+
 def test_heat_and_over_current(tmp_path: Path) -> None:
     root = board(tmp_path)
     write(root, "sys/class/hwmon/hwmon1/oc3_event_cnt", "4\n")

@@ -192,6 +192,14 @@ def test_a_board_that_cannot_be_put_back_says_what_to_type(tmp_path: Path) -> No
     assert state(root)[0] == 1 and leftover(root) is None
 
 
+def test_clocks_of_the_mode_that_do_not_go_back_do_not_keep_the_mode(tmp_path: Path) -> None:
+    root = board(tmp_path, mode=1)
+    before = state(root)
+    with power_mode(root, "15W", lock_clocks=True):
+        (root / "var/lib/edgedit/clocks-within.conf").write_text(f"{tmp_path}/no/such/file:1\n")
+    assert state(root) == before and leftover(root) is None
+
+
 def test_without_nvpmodel(tmp_path: Path) -> None:
     root = board(tmp_path)
     (root / "usr/sbin/nvpmodel").unlink()

@@ -150,7 +150,14 @@ def test_the_same_measurement_is_not_repeated_unless_asked(path, tmp_path):
     heard = []
     assert profile(path, ORT, tmp_path / "r", settings(), say=heard.append) == first and "already" in heard[0].text
     assert profile(path, ORT, tmp_path / "r", settings(), again=True).started_utc >= first.started_utc
-    assert profile(path, ORT, tmp_path / "r", settings(seed=1)).protocol.seed == 1
+
+
+def test_another_measurement_is_not_lost(path, tmp_path):
+    first = profile(path, ORT, tmp_path / "r", settings())
+    with pytest.raises(OutputError, match="another measurement") as error:
+        profile(path, ORT, tmp_path / "r", settings(seed=1), again=True)
+    assert "--replace" in error.value.fix and load_record(tmp_path / "r") == first
+    assert profile(path, ORT, tmp_path / "r", settings(seed=1), replace=True).protocol.seed == 1
 
 
 def test_an_altered_record_is_measured_again(path, tmp_path):

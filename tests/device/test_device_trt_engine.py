@@ -33,7 +33,7 @@ from edgedit.device.trt.engine import (
 from tests.device.bundle_kit import graph, make_bundle, small_spec
 
 ORIN = GpuFacts("Orin", (8, 7), 8, 7620, 5000, True, "12.6")
-FLAGS: dict[str, Any] = {"tf32": False, "attention": "auto", "optimization_level": None, "workspace_mb": None}
+FLAGS: dict[str, Any] = {"attention": "auto", "optimization_level": None, "workspace_mb": None}
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_the_cache_has_one_place_for_a_key(bundle, cache):
 
 @pytest.mark.parametrize("change", [
     {"onnx_sha256": "0" * 64}, {"tensorrt": "10.16.2"}, {"gpu": "Thor"}, {"compute_capability": (11, 0)}, {"sm_count": 4}, {"batch": 8},
-    {"flags": (("precision", "fp32"), ("tf32", True))}])
+    {"flags": (("precision", "fp32"),)}])
 def test_every_part_of_a_key_makes_another_engine(bundle, change):
     key = here(bundle)
     other = replace(key, **change)
@@ -85,11 +85,11 @@ def test_the_engine_of_this_board_is_found(bundle):
     assert engine.path == folder and engine.read() == b"plan" and engine.key.sm_count == 8
 
 
-def test_how_it_was_built_is_open_but_tf32_is_not(bundle):
+def test_how_it_was_built_is_open_but_the_precision_is_not(bundle):
     put(here(bundle, attention="iattention", optimization_level=2))
     assert find_engine(bundle, wanted_key(bundle, "10.3.0", ORIN)).key.flags
-    put(here(bundle, tf32=True), cache_folder() / "elsewhere")
-    with pytest.raises(ArtifactError, match="tf32"):
+    put(replace(here(bundle), flags=(("precision", "fp16"),)), cache_folder() / "elsewhere")
+    with pytest.raises(ArtifactError, match="precision"):
         find_engine(bundle, wanted_key(bundle, "10.3.0", ORIN), folder=cache_folder() / "elsewhere")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from edgedit.core.noise import labels as balanced
 from edgedit.core.noise import noise
 from edgedit.core.record import load_record
 from edgedit.device import runtime as room
+from edgedit.device.cuda.device import Device, import_pycuda
 from edgedit.device.generate import GenerateSettings, generate
 from edgedit.device.measure import ProfileSettings
 from edgedit.device.pipeline import Source, run, split
@@ -305,6 +307,68 @@ def test_a_context_that_tensorrt_does_not_give(orin, made, tmp_path, monkeypatch
     monkeypatch.setattr(importlib.import_module("tensorrt_double.runtime").Engine, "create_execution_context", lambda *_, **__: None)
     error = refusal(EdgeditError, made, engine=folder)
     assert "no room for the network's activations" in error.what and "TensorRT logged no error" in error.saw
+
+
+@pytest.mark.parametrize("why", ["signature", "context", "kernels"])
+def test_nothing_of_tensorrt_outlives_the_gpus_context(orin, made, tmp_path, monkeypatch, why):
+    """TensorRT's objects free GPU memory when they go. Whoever keeps the error keeps its frames, which must not keep them."""
+    model = graph(small_spec(image=16), 4) if why == "signature" else graph(made.spec, 4, quantised=why != "kernels")
+    folder = engine(tmp_path / "e", made, model=model)
+    monkeypatch.setattr("edgedit.device.cuda.kernels.find_nvcc", lambda: None)
+    if why == "context":
+        monkeypatch.setattr(importlib.import_module("tensorrt_double.runtime").Engine, "create_execution_context", lambda *_, **__: None)
+    gc.collect()
+    alive: list[str] = []
+    close = Device.close
+
+    def watched(self):
+        gc.collect()
+        alive.extend(type(o).__name__ for o in gc.get_objects() if type(o).__name__ in ("ICudaEngine", "IExecutionContext"))
+        close(self)
+
+    monkeypatch.setattr(Device, "close", watched)
+    with pytest.raises(EdgeditError) as kept:
+        open_runtime(made, "trt", engine=folder)
+    assert kept.value.what and not alive
+
+
+def test_a_process_that_forgets_a_runtime_closes_it_before_the_gpu(orin, made, tmp_path):
+    folder = engine(tmp_path / "e", made)
+    code = f"""
+import atexit
+from edgedit.device.bundle import Bundle
+from edgedit.device.runtime import open_runtime
+ready = open_runtime(Bundle.open({str(made.path)!r}), "trt", engine={str(folder)!r})
+plan, device = ready._plan, ready._device
+before = device.close
+device.close = lambda: (print("engine", plan._engine), before())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "engine None", "")
+
+
+def test_a_tensorrt_that_does_not_start_says_why(orin, made, tmp_path, monkeypatch):
+    folder = engine(tmp_path / "e", made)
+
+    def refuse(self, logger):
+        logger.log(logger.ERROR, "CUDA initialization failure with error: 35. Please check your CUDA installation")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(importlib.import_module("tensorrt_double.runtime").Runtime, "__init__", refuse)
+    error = refusal(MissingError, made, engine=folder)
+    assert "could not start" in error.what and "error: 35" in error.saw and "driver" in error.fix
+
+
+def test_a_gpu_that_fails_in_the_first_run_has_a_message_of_its_own(orin, made, tmp_path, monkeypatch):
+    folder = engine(tmp_path / "e", made)
+    cuda = import_pycuda()
+
+    def fail(self):
+        raise cuda.LogicError("cuLaunchKernel failed: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(importlib.import_module("edgedit.device.trt.lanes").TrtLane, "enqueue", fail)
+    error = refusal(EdgeditError, made, engine=folder)
+    assert "the GPU failed" in error.what and "no kernel image" in error.saw
 
 
 def test_a_run_that_tensorrt_refuses_keeps_what_was_measured(orin, made, tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def engine(folder: Path, made_for: Bundle, *, model: bytes | None = None, data: 
 
     if data is None:
         data = plan(trt, model or made_for.model.read_bytes(), made_for)
-    made = replace(make_key(made_for, trt.__version__, read_gpu(), made_for.batch, tf32=False), **key)
+    made = replace(make_key(made_for, trt.__version__, read_gpu(), made_for.batch), **key)
     with create(folder, KIND) as draft:
         draft.write(PLAN_FILE, data)
         draft.info = {"key": made.to_dict()}

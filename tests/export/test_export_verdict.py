@@ -21,9 +21,10 @@ SPEC = DiTSpec(1, 32, 4, image=8, classes=3)
 QUALITY = {"quality": {"psnr_db": 43.79}, "fp16_quality": {"psnr_db": 66.2}}
 
 
-def record(precision: str, ms: float, *, digest: str = "d" * 64, mj: float | None = None, **environment) -> Record:
+def record(precision: str, ms: float, *, digest: str = "d" * 64, mj: float | None = None, cov_percent: float = 1.0,
+           **environment) -> Record:
     """A record as `edgedit profile` writes them, with numbers made up."""
-    times = Distribution(count=10, min=ms, mean=ms, median=ms, p90=ms, p95=ms, p99=ms, max=ms, cov_percent=1.0)
+    times = Distribution(count=10, min=ms, mean=ms, median=ms, p90=ms, p95=ms, p99=ms, max=ms, cov_percent=cov_percent)
     facts = {"machine": "aarch64", "cpu": "A78AE", "cpu_count": 6, "os": "Linux", "python": "3.10", "board": "Orin Nano",
              "power_mode": "25W"}
     power = None if mj is None else Power(
@@ -46,6 +47,13 @@ def test_faster_slower_and_neither(fp16, int8, code, words):
     assert verdict.code == code and verdict.text.startswith(words)
     assert "its images are 43.8 dB from FP32's, FP16's 66.2 dB" in verdict.text
     assert verdict.text.endswith("use it") == (code == "int8-faster") and ("FP16 is better" in verdict.text) == (code != "int8-faster")
+
+
+@pytest.mark.parametrize(("ms", "cov_percent", "code"), [
+    (8.5, 2.0, "int8-faster"), (8.5, 18.0, "int8-unknown"), (4.0, 18.0, "int8-faster")])
+def test_unsteady_times_decide_nothing_within_their_scatter(ms, cov_percent, code):
+    verdict = int8_verdict(QUALITY, record("fp16", 10.0, cov_percent=cov_percent), record("int8", ms, cov_percent=cov_percent))
+    assert verdict.code == code
 
 
 def test_energy_is_told_where_both_have_it():

@@ -32,7 +32,7 @@ typedef std::function<void()> Work;
 
 struct CUgraph_st { std::vector<Work> nodes; };
 struct CUgraphExec_st { std::vector<Work> nodes; };
-struct CUstream_st { std::deque<Work> queue; CUgraph capture = nullptr; };
+struct CUstream_st { std::deque<Work> queue; CUgraph capture = nullptr; bool broken = false; };
 struct CUevent_st { unsigned long asked = 0, done = 0; CUstream stream = nullptr; double ms = 0; };
 struct CUmod_st { };
 struct CUfunc_st { void (*launch)(const char *, const unsigned *, const unsigned *); };
@@ -59,6 +59,15 @@ double busy_until_ms = 0;  // the timeline
   static long &called = calls[__func__];            \
   called++
 #define NEED_CONTEXT if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT
+// What waits, allocates or uses the default stream spoils a capture that is under way.
+#define NOT_IN_CAPTURE if (spoil_captures()) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+
+bool spoil_captures() {
+  bool any = false;
+  for (CUstream s : streams)
+    if (s->capture) any = s->broken = true;
+  return any;
+}
 
 std::string field(const char *key, const char *otherwise) {
   const char *all = getenv("EDGEDIT_FAKE_GPU");
@@ -240,7 +249,7 @@ CUresult CUDAAPI cuCtxPopCurrent(CUcontext *context) {
 
 CUresult CUDAAPI cuCtxGetCurrent(CUcontext *context) { *context = contexts.empty() ? nullptr : contexts.back(); return CUDA_SUCCESS; }
 CUresult CUDAAPI cuCtxGetDevice(CUdevice *device) { NEED_CONTEXT; *device = 0; return CUDA_SUCCESS; }
-CUresult CUDAAPI cuCtxSynchronize(void) { ENTER; NEED_CONTEXT; drain_all(); return CUDA_SUCCESS; }
+CUresult CUDAAPI cuCtxSynchronize(void) { ENTER; NEED_CONTEXT; NOT_IN_CAPTURE; drain_all(); return CUDA_SUCCESS; }
 
 // --- memory ------------------------------------------------------------------------------------------------------------------
 
@@ -255,6 +264,7 @@ CUresult CUDAAPI cuMemGetInfo(size_t *left, size_t *total) {
 CUresult CUDAAPI cuMemAlloc(CUdeviceptr *out, size_t bytes) {
   ENTER;
   NEED_CONTEXT;
+  NOT_IN_CAPTURE;
   void *block = nullptr;
   CUresult result = allocate(device_blocks, &block, bytes);
   *out = (CUdeviceptr)block;
@@ -267,6 +277,7 @@ CUresult CUDAAPI cuMemFreeHost(void *block) { ENTER; NEED_CONTEXT; return releas
 CUresult CUDAAPI cuMemHostAlloc(void **out, size_t bytes, unsigned) {
   ENTER;
   NEED_CONTEXT;
+  NOT_IN_CAPTURE;
   return allocate(host_blocks, out, bytes);
 }
 
@@ -280,6 +291,7 @@ CUresult CUDAAPI cuMemHostGetDevicePointer(CUdeviceptr *out, void *block, unsign
 CUresult CUDAAPI cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t bytes) {
   ENTER;
   NEED_CONTEXT;
+  NOT_IN_CAPTURE;
   drain_all();
   memcpy((void *)to, from, bytes);
   return CUDA_SUCCESS;
@@ -288,6 +300,7 @@ CUresult CUDAAPI cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t bytes) {
 CUresult CUDAAPI cuMemcpyDtoH(void *to, CUdeviceptr from, size_t bytes) {
   ENTER;
   NEED_CONTEXT;
+  NOT_IN_CAPTURE;
   drain_all();
   memcpy(to, (void *)from, bytes);
   return CUDA_SUCCESS;
@@ -310,6 +323,7 @@ CUresult CUDAAPI cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUs
 CUresult CUDAAPI cuMemsetD8(CUdeviceptr to, unsigned char value, size_t bytes) {
   ENTER;
   NEED_CONTEXT;
+  NOT_IN_CAPTURE;
   drain_all();
   memset((void *)to, value, bytes);
   return CUDA_SUCCESS;
@@ -337,7 +351,10 @@ CUresult CUDAAPI cuStreamDestroy(CUstream s) {
 CUresult CUDAAPI cuStreamSynchronize(CUstream s) {
   ENTER;
   NEED_CONTEXT;
-  if (real(s)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (real(s)->capture) {
+    s->broken = true;
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  }
   drain(real(s));
   return CUDA_SUCCESS;
 }
@@ -469,7 +486,12 @@ CUresult CUDAAPI cuStreamEndCapture(CUstream s, CUgraph *graph) {
   if (!s->capture) return CUDA_ERROR_ILLEGAL_STATE;
   *graph = s->capture;
   s->capture = nullptr;
-  return CUDA_SUCCESS;
+  if (!s->broken) return CUDA_SUCCESS;
+  s->broken = false;
+  graphs--;
+  delete *graph;
+  *graph = nullptr;
+  return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 }
 
 CUresult CUDAAPI cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus *status) {

@@ -67,6 +67,9 @@ def test_refusals(board, tmp_path):
     assert board.run("bench.sh", str(full), "--any-precision", cwd=tmp_path).returncode == 0
     assert board.run("bench.sh", str(tmp_path / "nothing"), cwd=tmp_path).returncode == 3
     assert board.run("bench.sh", cwd=tmp_path).returncode == 2
+    board.forget()
+    wrong = board.run("bench.sh", str(full), "--any-precision", "--mode", "30W", cwd=tmp_path)
+    assert wrong.returncode == 2 and "one of: 15W 25W MAXN_SUPER 7W" in wrong.stderr and verbs(board) == []
     half = bundle(tmp_path / "half")
     assert board.run("bench.sh", str(half), "--out", "here", cwd=tmp_path).returncode == 0
     other = board.run("bench.sh", str(half), "--out", "here", "--images", "10", cwd=tmp_path)

@@ -111,6 +111,12 @@ def test_scripts_and_dockerfile_agree_on_versions():
         assert f"tensorrt={pair['TENSORRT']} cuda={pair['CUDA']} index={index}" in setup
 
 
+def test_the_image_can_compile_kernels():
+    kept = DOCKERFILE.split("\nFROM ")[1]
+    assert " AS base\n" in kept and re.search(r"install .*\bg\+\+ ", kept) and "cuda-nvcc-${CUDA}" in kept
+    assert DOCKERFILE.split("\nFROM ")[-1].startswith("base\n")
+
+
 def test_the_image_is_the_device_side_alone():
     assert "torch" not in re.sub(r"#.*", "", DOCKERFILE) and "[host]" not in DOCKERFILE
     assert re.search(r"^USER 1000$", DOCKERFILE, re.M) and 'ENTRYPOINT ["edgedit"]' in DOCKERFILE
@@ -129,6 +135,8 @@ def test_compose():
     assert defaults == {name: arguments()[name] for name in defaults}
     targets = {volume.split(":")[1] for volume in service["volumes"]}
     assert {"/usr/bin/tegrastats", "/etc/nv_tegra_release", "/etc/nvpmodel.conf", "/var/lib/nvpmodel", "/cache"} <= targets
+    groups = [re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", group) for group in service["group_add"]]
+    assert len(groups) == len(set(groups)), "compose refuses equal entries"
 
 
 @pytest.mark.parametrize(("jetpack", "image"), [("6", "edgedit:jp6"), ("7", "edgedit:jp7")])

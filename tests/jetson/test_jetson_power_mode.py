@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jetson.script_board import ScriptBoard
+from tests.jetson.script_board import SCRIPTS, ScriptBoard
 
 PINNED = "pinned in pmode:0002"
 
@@ -132,6 +134,53 @@ def test_after_a_restart_of_the_board_only_the_mode_goes_back(board):
     (power / "before").write_text("old clocks\n")
     done = board.run("power-mode.sh", "MAXN_SUPER", "--", "true")
     assert "put back first" in done.stderr and board.live == "15W" and board.clocks == "free"
+
+
+def test_after_a_power_loss_another_process_of_the_same_number_is_no_run(board):
+    power = board.state / "power"
+    power.mkdir()
+    (power / "state").write_text(f"pid={os.getpid()}\nbegan=1\nboot=another\nmode=15W\n")
+    done = board.run("power-mode.sh", "--restore")
+    assert done.returncode == 0 and board.live == "15W" and not (power / "state").exists()
+
+
+def test_what_others_may_write_is_never_given_to_root(board, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (board.state / "power").symlink_to(tmp_path / "theirs")
+    done = board.run("power-mode.sh", "15W", "--", "true")
+    assert done.returncode == 6 and "somebody else" in done.stderr and board.live == "25W" and board.as_root == []
+    (board.state / "power").unlink()
+    (board.state / "power").mkdir(mode=0o777)
+    (board.state / "power").chmod(0o777)
+    assert board.run("power-mode.sh", "15W", "--", "true").returncode == 0
+    assert (board.state / "power").stat().st_mode & 0o022 == 0
+
+
+def test_a_mode_that_cannot_be_told_is_not_changed(board):
+    (board.root / "var/lib/nvpmodel/status").write_text("pmode:0009\n")
+    done = board.run("power-mode.sh", "15W", "--", "true")
+    assert done.returncode == 4 and "could not be put back" in done.stderr
+    assert not any("nvpmodel -m" in line for line in board.log) and not (board.state / "power/state").exists()
+
+
+def test_a_command_that_waits_for_a_terminal_ends_by_ctrl_c(board, tmp_path):
+    """As `docker run -it` and a sudo that asks do: a process group in the background is stopped when it touches the terminal."""
+    began = tmp_path / "began"
+    touch = ("import os, sys, termios\nopen(sys.argv[1], 'w').close()\nassert not sys.stdin.isatty()\n"
+             "f = os.open('/dev/tty', os.O_RDWR)\ntermios.tcsetattr(f, termios.TCSANOW, termios.tcgetattr(f))")
+    script, terminal = pty.fork()
+    if script == 0:
+        os.execvpe(str(SCRIPTS / "power-mode.sh"), ["power-mode.sh", "MAXN_SUPER", "--", *python(touch, began)], board.environment)
+    wait_for(began)
+    time.sleep(0.3)  # until it has stopped; sooner, it is interrupted at work, which ends the same way
+    os.write(terminal, b"\x03")
+    said = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(terminal, 4096):
+            said += piece
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(script, 0)[1]) == 130, said
+    assert untouched(board)
 
 
 def test_a_mode_that_cannot_be_set_starts_nothing_and_leaves_nothing(board, tmp_path):

@@ -126,6 +126,13 @@ def test_a_swap_file_is_made_once(tmp_path):
     assert len((board.root / "etc/fstab").read_text().splitlines()) == 3
 
 
+def test_other_swap_on_a_disk_is_left_alone_and_no_file_is_promised_to_fstab(tmp_path):
+    board = ScriptBoard(tmp_path)
+    (board.root / "proc/swaps").write_text("Filename Type Size\n/dev/nvme0n1p3 partition 1\n")
+    done = board.run("setup.sh", "--dry-run", "--swap", "8")
+    assert done.returncode == 0 and "mkswap" not in done.stdout and "fstab" not in done.stdout
+
+
 def test_as_root_no_sudo_is_needed(tmp_path):
     board = ScriptBoard(tmp_path, uid=0)
     done = board.run("setup.sh", "--yes")

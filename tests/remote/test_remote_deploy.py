@@ -130,6 +130,11 @@ def test_wrong_requests_are_refused_without_a_board(bundle, tmp_path, fake):
         deploy(nowhere, fixed, tmp_path, replace(SMALL, batch=128))
     with pytest.raises(EdgeditError, match="edgedit export"):
         deploy(nowhere, tmp_path / "nothing", tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'trt'"):
+        deploy(nowhere, bundle, tmp_path, replace(SMALL, runtime="tensorrt"))
+    for unused in (replace(SMALL, profile=False, power_mode="25W"), replace(SMALL, profile=False, lock_clocks=True)):
+        with pytest.raises(UsageError, match="--profile"):
+            deploy(nowhere, bundle, tmp_path, unused)
     (tmp_path / "o/record").mkdir(parents=True)
     (tmp_path / "o/record/holiday.jpg").write_text("x")
     with pytest.raises(OutputError, match="did not make"):
@@ -195,7 +200,7 @@ def orin(fake, bundle, wheel, tmp_path):
     site = fake.home / f".local/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages/tensorrt"
     site.mkdir(parents=True)
     (site / "__init__.py").write_text("")
-    settings = DeploySettings(folder=str(fake.home / "orin"), root=str(build_tree(tmp_path / "tree")), patience_s=5, power_mode="25W")
+    settings = DeploySettings(folder=str(fake.home / "orin"), root=str(build_tree(tmp_path / "tree")), patience_s=5)
     log, digest = tmp_path / "asked", open_artifact(bundle).manifest.digest
     places = steps.Places(settings.folder, digest)
 
@@ -220,7 +225,7 @@ def test_with_tensorrt_the_engine_is_built_before_it_is_measured(orin, fake, bun
     result = deploy(fake.target, bundle, tmp_path / "out", settings)
     assert result.engine == {"made": "build"} and "Jetson Orin Nano" in (result.board["model"] or "")
     with pytest.raises(EdgeditError, match="holds no record"):  # this edgedit writes none
-        deploy(fake.target, bundle, tmp_path / "out", replace(settings, profile=True, batch=128))
+        deploy(fake.target, bundle, tmp_path / "out", replace(settings, profile=True, batch=128, power_mode="25W"))
     asked = [line.split()[0] for line in log.read_text().splitlines()]
     assert asked[-1] == "profile" and asked[-2] == "build"
     assert "--runtime trt --images 50000 --batch 128 --power auto --power-mode 25W --out" in log.read_text()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import edgedit
 from edgedit.core.errors import MissingError, OutputError, UsageError
 from edgedit.remote import onboard, steps
-from edgedit.remote.facts import BoardFacts, check
+from edgedit.remote.facts import BoardFacts, check, check_compiler
 from edgedit.remote.failures import disk_full, rsync_failure, ssh_failure
 from edgedit.remote.job import event_of
 from edgedit.remote.rsync import shell_argument
@@ -115,6 +115,13 @@ def test_boards_that_cannot_do_are_refused_with_the_fix(change, error, words):
     assert words in str(caught.value)
 
 
+def test_a_board_that_cannot_compile_pycuda_is_told_so_before_pip_tries():
+    check_compiler(replace(ORIN, nvcc="/usr/local/cuda/bin/nvcc"))
+    check_compiler(replace(ORIN, pycuda=True))
+    with pytest.raises(MissingError, match="nvidia-jetpack"):
+        check_compiler(ORIN)
+
+
 @pytest.mark.parametrize(("line", "l4t", "jetpack"), [
     ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "36.4.3", "6"), ("# R36 (release), REVISION: 4.0", "36.4.0", "6"),
     ("# R36 (release), REVISION: 3.0", "36.3.0", None), ("# R39 (release), REVISION: 2.1", "39.2.1", "7"), (None, None, None)])
@@ -129,8 +136,6 @@ def test_the_runtime_follows_the_board():
     assert ORIN.runtime("auto") == "trt" and replace(ORIN, tensorrt=False).runtime("auto") == "ort"
     with pytest.raises(MissingError, match="libnvinfer"):
         replace(ORIN, tensorrt=False).runtime("trt")
-    with pytest.raises(UsageError):
-        ORIN.runtime("cuda")
 
 
 def test_what_pip_installs_fits_board_and_runtime(tmp_path):

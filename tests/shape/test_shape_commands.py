@@ -116,6 +116,16 @@ def test_json_errors_are_json_on_stdout(tmp_path: Path, capsys: pytest.CaptureFi
     assert "not there" in json.loads(capsys.readouterr().out)["error"]["what"]
 
 
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["generate", "--json"], "Missing argument"), (["generate", "b", "--nope", "--json"], "No such option"),
+    (["profile", "b", "--out", "o", "--threads", "0", "--json"], "--threads")])
+def test_a_mistyped_command_is_json_too(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert stop.value.code == 2 and words in error["what"] and error["fix"] == f"edgedit {arguments[0]} --help"
+
+
 def test_doctor_json_lists_findings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["doctor", "--json"])

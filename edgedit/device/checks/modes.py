@@ -32,7 +32,15 @@ def mode_findings(root: Path, release: Release | None) -> Iterator[Finding]:
     yield from _heat(root)
 
 
+_SCRIPT_STATE = "var/tmp/edgedit-power/state"
+"""Where jetson/power-mode.sh keeps what it has to put back."""
+
+
 def _left(root: Path) -> Iterator[Finding]:
+    if (script := read_text(root / _SCRIPT_STATE)) is not None:
+        yield Finding("note", "script-mode-left", "jetson/power-mode.sh runs a command in another mode, or one was cut off",
+                      ", ".join(line for line in script.split() if line.startswith(("mode=", "pid="))),
+                      "if nothing runs: jetson/power-mode.sh --restore")
     found = leftover(root)
     if found is None:
         return

@@ -7,6 +7,7 @@ all of them see the same memory and streams. It is current on the thread that op
 from __future__ import annotations
 
 import atexit
+import ctypes
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -179,6 +180,9 @@ class Device:
             atexit.unregister(self.close)
             with suppress(self.cuda.Error):
                 self._context.detach()
+                # To release it pycuda makes it current once more, and leaves it so: other than destroying a context, releasing the
+                # primary one "does not pop the context from stack in any circumstances" (CUDA driver API, cuDevicePrimaryCtxRelease).
+                ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def _read(self, device: Any) -> GpuFacts:
         attribute = self.cuda.device_attribute

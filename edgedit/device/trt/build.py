@@ -67,7 +67,7 @@ def build(bundle_path: str | Path, settings: BuildSettings | None = None, *, out
     _refuse_version(bundle, settings, version)
     batch = bundle.choose_batch(settings.batch)
     gpu = gpu or _ask_cuda()
-    key = make_key(bundle, version, gpu, batch, tf32=settings.tf32, attention=settings.attention,
+    key = make_key(bundle, version, gpu, batch, attention=settings.attention,
                    optimization_level=settings.optimization_level, workspace_mb=settings.workspace_mb)
     label = str(bundle.artifact.manifest.info.get("label", bundle.spec.label))
     target = Path(out) if out is not None else engine_folder(key, label)

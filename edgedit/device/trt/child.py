@@ -92,7 +92,7 @@ def _build(request: dict[str, Any], send: Send, stop: threading.Event) -> dict[s
         replaced = replace_attention(network)
         if not replaced:
             raise Failure("attention", problems=["no MatMul–Softmax–MatMul of the exported form was found"])
-    wish = Wish(request["workspace_mb"], request["optimization_level"], request["tf32"],
+    wish = Wish(request["workspace_mb"], request["optimization_level"],
                 {name: tuple(shape) for name, shape in request["largest"].items()})
     config = configure(builder, wish, monitor)
     timing = Path(request["timing_cache"])

@@ -40,7 +40,7 @@ class EngineKey:
         compute_capability: (8, 7) on Orin.
         sm_count: of the power mode it was built in; the 7 W modes switch some off.
         batch: images a run; of a dynamic bundle, the largest.
-        flags: name and value, sorted by name: precision, tf32, attention, optimization_level, workspace_mb.
+        flags: name and value, sorted by name: precision, attention, optimization_level, workspace_mb.
     """
 
     onnx_sha256: str
@@ -84,12 +84,12 @@ def make_key(bundle: Bundle, tensorrt: str, gpu: GpuFacts, batch: int | None, **
 
 
 def wanted_key(bundle: Bundle, tensorrt: str, gpu: GpuFacts, batch: int | None = None) -> EngineKey:
-    """What a runtime asks for: this graph, this board, the right precision without TF32; how it was built is open.
+    """What a runtime asks for: this graph, this board, the right precision; how it was built is open.
 
     Args:
         batch: None takes the bundle's own where that is fixed, any where it is dynamic.
     """
-    return make_key(bundle, tensorrt, gpu, bundle.batch if batch is None and not bundle.dynamic else batch, tf32=False)
+    return make_key(bundle, tensorrt, gpu, bundle.batch if batch is None and not bundle.dynamic else batch)
 
 
 @dataclass(frozen=True)

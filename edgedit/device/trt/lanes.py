@@ -157,6 +157,14 @@ class TrtLane:
             parts.kernels.levels(parts.streams.compute, self._images_at, self._floats_at, self.rows, channels, side * side,
                                  parts.guidance_scale)
 
+    def run_once(self) -> None:
+        """Run the network on what the buffers hold and wait: TensorRT and CUDA set up the rest now. EdgeditError when the GPU fails."""
+        try:
+            self.enqueue()
+            self._parts.streams.compute.synchronize()
+        except self._parts.device.cuda.Error as error:
+            raise self._fault(error) from error
+
     def replay(self, launch: Callable[[], None] | None) -> None:
         """Use `launch`, a graph captured from `enqueue`, from now on; None goes back to plain calls."""
         self._replay = launch

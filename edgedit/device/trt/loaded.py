@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 import tensorrt as trt
 
-from edgedit.core.errors import ArtifactError, EdgeditError, UsageError
+from edgedit.core.errors import ArtifactError, EdgeditError, MissingError, UsageError
 from edgedit.device.bundle import IMAGES, LABELS, NOISE, Bundle
 from edgedit.device.cuda.device import Device
 from edgedit.device.trt.log import Log
@@ -33,13 +34,27 @@ class LoadedPlan:
     """One engine and its execution context, on the device that is current. Runs are queued on one stream, one after another.
 
     Raises:
-        ArtifactError: TensorRT refuses the plan, or it does not take and give what the bundle says.
+        MissingError: TensorRT does not start, for example on a driver that is older than its CUDA.
+        ArtifactError: it refuses the plan, or the plan does not take and give what the bundle says.
         EdgeditError: no memory for its activations.
     """
 
     def __init__(self, data: bytes, name: str, bundle: Bundle, device: Device) -> None:
         self._log = Log()
-        self._runtime = trt.Runtime(self._log)
+        try:
+            self._runtime = trt.Runtime(self._log)
+        except TypeError as error:  # the binding's word for "TensorRT gave none" (jetson.md §5.8)
+            raise MissingError("TensorRT could not start on this GPU", saw=f"{self.errors()}; {error}",
+                               fix="edgedit doctor; the driver must be as new as the CUDA that this TensorRT was made for") from error
+        try:
+            self._open(data, name, bundle, device)
+        except BaseException as error:
+            # The engine must go before the device's context does, and whoever keeps the error keeps the frames that hold it.
+            traceback.clear_frames(error.__traceback__)
+            self.close()
+            raise
+
+    def _open(self, data: bytes, name: str, bundle: Bundle, device: Device) -> None:
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise ArtifactError(f"TensorRT {trt.__version__} refuses {name}", saw=self.errors(), fix=f"edgedit build {bundle.path}")

@@ -38,5 +38,6 @@ class Log(trt.ILogger):
 
     def problems(self, last: int = 6) -> list[str]:
         """The last warnings and errors; only the errors where there are any."""
-        errors = [line for line in self._problems if not line.startswith("warning")]
-        return (errors or list(self._problems))[-last:]
+        kept = list(self._problems)  # one step: other threads may add to it
+        errors = [line for line in kept if not line.startswith("warning")]
+        return (errors or kept)[-last:]

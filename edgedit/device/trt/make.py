@@ -127,7 +127,7 @@ class Make:
         batch, dynamic = self.key.batch, self.bundle.dynamic
         request = {
             "folder": str(place), "model": str(self.bundle.model.resolve()), "onnx_sha256": self.bundle.onnx_sha256, "attention": way,
-            "workspace_mb": workspace, "optimization_level": self.settings.optimization_level, "tf32": self.settings.tf32,
+            "workspace_mb": workspace, "optimization_level": self.settings.optimization_level,
             "largest": {NOISE: [batch, *self.bundle.noise_shape], LABELS: [batch]} if dynamic else {},
             "timing_cache": str(timing_cache_file(self.version, self.gpu))}
         outcome = run_child(request, place, text="build" if way != "iattention" else "build (own attention)", say=self.say,

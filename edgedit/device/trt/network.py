@@ -23,13 +23,11 @@ class Wish:
     Attributes:
         workspace_mb: limit of the scratch memory.
         optimization_level: 0 … 5, None leaves TensorRT's own (3).
-        tf32: let FP32 products be rounded to TF32's 10 bits of mantissa; on by default in TensorRT (jetson.md §5.3).
         largest: of a dynamic graph: input name → shape at the largest batch, which is also the one to tune for.
     """
 
     workspace_mb: int
     optimization_level: int | None
-    tf32: bool
     largest: dict[str, tuple[int, ...]]
 
 
@@ -58,8 +56,7 @@ def configure(builder: trt.Builder, wish: Wish, monitor: Monitor) -> trt.IBuilde
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, wish.workspace_mb * _MB)
     if wish.optimization_level is not None:
         config.builder_optimization_level = wish.optimization_level
-    if not wish.tf32:
-        config.clear_flag(trt.BuilderFlag.TF32)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: an FP32 engine would round products to 10 bits (jetson.md §5.3)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = monitor
     if wish.largest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class TrtRuntime:
         self.gpu: GpuFacts | None = None
         self._bundle: Bundle | None = None
         self._device: Device | None = None
+        self._plan: LoadedPlan | None = None
         self._parts: Parts | None = None
         self._driver: Any = None
         self._lanes: list[TrtLane] = []
@@ -60,10 +62,11 @@ class TrtRuntime:
             EdgeditError: the GPU's memory is full.
         """
         self._device = device = Device()
+        atexit.register(self.close)  # after the device's own, so before it: the engine must go while there is a context
         self.gpu = device.facts
         self.provider = f"TensorRT {self.version} on {device.facts.name} ({device.facts.architecture})"
         engine = find_engine(bundle, wanted_key(bundle, self.version, device.facts), folder=self._folder)
-        plan = LoadedPlan(engine.read(), str(engine.plan), bundle, device)
+        self._plan = plan = LoadedPlan(engine.read(), str(engine.plan), bundle, device)
         kernels, noise = self._make_kernels(device, needed=not plan.signature.quantised)
         self._parts = Parts(device, plan, Streams(device), kernels, noise == "gpu", bundle.noise_shape,
                             bundle.guidance_scale if plan.signature.halves else None)
@@ -88,8 +91,7 @@ class TrtRuntime:
         while len(self._lanes) < count:
             lane = TrtLane(parts, batch)
             self._lanes.append(lane)
-            lane.enqueue()
-            parts.streams.compute.synchronize()
+            lane.run_once()
             self._capture(lane)
         return list(self._lanes[:count])
 
@@ -112,10 +114,11 @@ class TrtRuntime:
             return
         device, self._device = self._device, None
         self._drop_lanes()
-        if self._parts is not None:
-            self._parts.plan.close()
-        self._parts = self._bundle = None
+        if self._plan is not None:
+            self._plan.close()
+        self._plan = self._parts = self._bundle = None
         device.close()
+        atexit.unregister(self.close)
 
     def _ready(self) -> Parts:
         if self._parts is None:
@@ -132,7 +135,7 @@ class TrtRuntime:
         except EdgeditError as error:
             if needed:
                 raise
-            return None, f"host: {error.what}" + (f" ({error.saw})" if error.saw else "")
+            return None, f"host: {_said(error)}"
 
     def _find_driver(self) -> str:
         """Sets the binding that captures; "captured", or "off: " and why."""
@@ -141,7 +144,7 @@ class TrtRuntime:
         try:
             self._driver = import_driver()
         except EdgeditError as error:
-            return f"off: {error.what}" + (f" ({error.saw})" if error.saw else "")
+            return f"off: {_said(error)}"
         return "captured"
 
     def _capture(self, lane: TrtLane) -> None:
@@ -151,9 +154,9 @@ class TrtRuntime:
             return
         try:
             graph = CapturedGraph(self._driver, parts.streams.compute.handle, lane.enqueue)
-        except EdgeditError as error:
+        except (EdgeditError, parts.device.cuda.Error) as error:
             self._driver = None
-            self.options["cuda_graph"] = f"off: {error.what}" + (f" ({error.saw})" if error.saw else "")
+            self.options["cuda_graph"] = f"off: {_said(error)}"
             self._drop_graphs()
             return
         self._graphs.append(graph)
@@ -171,6 +174,13 @@ class TrtRuntime:
         for lane in self._lanes:
             lane.close()
         self._lanes.clear()
+
+
+def _said(error: Exception) -> str:
+    """What happened and, in brackets, what was seen."""
+    if not isinstance(error, EdgeditError):
+        return str(error)
+    return error.what + (f" ({error.saw})" if error.saw else "")
 
 
 def _fusion(engine: Engine) -> dict[str, Any]:

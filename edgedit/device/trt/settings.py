@@ -22,5 +22,3 @@ class BuildSettings(Settings):
     Where memory does not suffice, 2."""
     batch: int | None = Field(default=None, ge=1, le=4096)
     """Images a run: the largest and the one to tune for of a dynamic bundle; of a fixed one it can only be its own."""
-    tf32: bool = False
-    """Let FP32 products be rounded to TF32. Off: an FP32 engine is a reference (jetson.md §5.3)."""
