@@ -119,8 +119,10 @@ def test_a_board_that_stays_away_is_given_up_and_the_job_goes_on(fake, talk, pla
 def test_a_power_cut_on_the_board_starts_the_step_again(rebooted, talk, place, tmp_path):
     def cut():
         job = job_file(place)
-        if rebooted:  # first, so that nobody finds the dead processes in the old boot
-            (Path(place) / "jobs/profile/job.json").write_text(json.dumps({**job, "boot": "another"}))
+        if rebooted:  # first and whole, so that nobody finds the dead processes in the old boot
+            part = tmp_path / "job.json"
+            part.write_text(json.dumps({**job, "boot": "another"}))
+            part.replace(Path(place) / "jobs/profile/job.json")
         os.kill(job["pid"][0], signal.SIGKILL)
         os.kill(job["child"][0], signal.SIGKILL)
     listen(talk, once(cut, lambda event: event.text == "board: line 4"))
