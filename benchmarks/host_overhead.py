@@ -117,7 +117,7 @@ def tensorrt(folder: Path, args: argparse.Namespace, settings: ProfileSettings) 
                 waits: list[Wait] = []
                 with _watched_waits(waits):
                     runtime = RuntimeChoice(name="trt", engine=where, **choice)
-                    record = profile(bundle.path, runtime, folder / "record", settings, again=True)
+                    record = profile(bundle.path, runtime, folder / "record", settings, again=True, replace=True)
                 pairs = list(itertools.pairwise(waits[settings.warmup_batches + 5 :]))
                 found[f"{board_name}, {way}"] = {
                     "between_waits_ms": spread([1e3 * (after.begin_s - before.end_s) for before, after in pairs]),
