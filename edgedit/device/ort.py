@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgedit.core.errors import ArtifactError, EdgeditError, MissingError, UsageError, did_you_mean
 from edgedit.device.bundle import IMAGES, LABELS, NOISE, Bundle
+from edgedit.device.jetpack import version_numbers
 from edgedit.device.runtime import Phases, check_inputs
 
 CPU = "CPUExecutionProvider"
@@ -34,6 +35,15 @@ def import_onnxruntime() -> Any:
         raise MissingError("ONNX Runtime is not installed", saw=error, fix=_INSTALL) from error
     ort.disable_telemetry_events()
     return ort
+
+
+def _faulty_optimizers(version: str) -> list[str]:
+    """Fusions that this ONNX Runtime gets wrong.
+
+    Up to 1.23, the newest for Python 3.10, a residual sum is fused with a LayerNormalization although its scale is one per sample
+    (dialect "ort"); the fused operator then refuses it: "gamma is expected to have 1 dimension, got 3". Right from 1.24 on.
+    """
+    return ["SkipLayerNormFusion"] if version_numbers(version) < (1, 24) else []
 
 
 class OrtRuntime:
@@ -116,7 +126,8 @@ class OrtRuntime:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         providers = [(self._asked, self._provider_options)] + ([CPU] if self._asked != CPU else [])
         try:
-            return ort.InferenceSession(str(bundle.model), options, providers=providers, enable_fallback=0)
+            return ort.InferenceSession(str(bundle.model), options, providers=providers, enable_fallback=0,
+                                        disabled_optimizers=_faulty_optimizers(ort.__version__))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise _load_error(ort, bundle, self._asked, error) from error
 

@@ -171,6 +171,17 @@ def test_a_graph_that_contradicts_the_manifest(tmp_path, model):
         loaded(bundle)
 
 
+@pytest.mark.parametrize(("version", "off"), [("1.23.2", True), ("1.9.0", True), ("1.24.0", False), ("1.31.1", False)])
+def test_the_fusion_that_old_versions_get_wrong_is_off_there_alone(fixed, monkeypatch, version, off):
+    seen, session = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **k: seen.append(k["disabled_optimizers"]) or session(*a, **k))
+    runtime = OrtRuntime()
+    runtime.load(fixed)
+    runtime.close()
+    assert seen == [["SkipLayerNormFusion"] if off else []]
+
+
 def test_an_error_while_running_says_so(fixed):
     ready = loaded(fixed)
 
