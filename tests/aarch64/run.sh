@@ -4,7 +4,7 @@
 #
 #   sudo tests/aarch64/run.sh [STAGE ...]       stages: rootfs bundles install board compare tests; all without one
 #
-# Finished stages are not done again; `rm -r .work/aarch64` starts anew.
+# Finished stages are not done again; `rm -r --one-file-system .work/aarch64` starts anew.
 set -euo pipefail
 
 suite=${SUITE:-bookworm}                             # bookworm: Python 3.11; trixie: 3.13; Ubuntu's jammy: 3.10, noble: 3.12
@@ -73,10 +73,12 @@ rootfs() {
     say "an arm64 $suite from $mirror (about 6 minutes)"
     local components=main
     [[ $mirror != *ubuntu* ]] || components=main,universe
-    rm -rf "$root"  # half a second step cannot be gone on with
+    # Half a second step cannot be gone on with. It mounts /proc and /sys: in a namespace of its own, so that a kill leaves none.
+    ! grep -q " $root/" /proc/mounts || stop "something is mounted below $root" "umount what 'grep $root /proc/mounts' lists"
+    rm -rf --one-file-system "$root"
     debootstrap --arch=arm64 --foreign --variant=minbase --components="$components" \
         --include=python3,python3-venv,ca-certificates "$suite" "$root" "$mirror"
-    chroot "$root" /debootstrap/debootstrap --second-stage
+    unshare --mount --pid --fork --kill-child chroot "$root" /debootstrap/debootstrap --second-stage
     touch "$place/rootfs.done"
 }
 
