@@ -107,7 +107,8 @@ def pretend_cuda(monkeypatch, providers, elsewhere=()):
     real = onnxruntime
 
     def session(path, options, providers_asked=None, **rest):
-        assert rest.pop("providers")[0][0] == "CUDAExecutionProvider" and rest == {"enable_fallback": 0, "disabled_optimizers": room._faulty_optimizers(real.__version__)}
+        assert rest.pop("providers")[0][0] == "CUDAExecutionProvider"
+        assert rest == {"enable_fallback": 0, "disabled_optimizers": room._faulty_optimizers(real.__version__)}
         plain = real.SessionOptions()
         plain.intra_op_num_threads = 1
         return FakeSession(real.InferenceSession(path, plain, providers=[CPU]), providers, elsewhere)
