@@ -2,7 +2,8 @@
 
     python benchmarks/predicted.py [--guidance 1.5] [--json]
 
-Nothing here was measured on a board. Four predictions from the exported FP16 graph, each a division of work by a figure of
+Nothing here was measured on a board. Four predictions from the exported FP16 graph's counts (`edgedit.design.cost`: formulas that a
+test holds equal to the graphs), each a division of work by a figure of
 NVIDIA's data (dense FP16 rate, DRAM bandwidth), batch 128, 391 batches, the last one padded:
 
     arithmetic       all multiply-adds of matrix products and attention at the full dense rate.
@@ -27,43 +28,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import onnx
-
 from edgedit.core.spec import DiTSpec
-from edgedit.export.cost import graph_cost
-from edgedit.export.graph import build
-from edgedit.export.plan import Plan
-from edgedit.model.deploy import fold
-from edgedit.model.dit import DiT
+from edgedit.design.cost import cost
 from edgedit.report.paper import TABLE_6
 
 BOARDS = {"15W": (10.0, 68.0), "MAXN_SUPER": (17.0, 102.0)}
 """Orin Nano 8 GB: dense FP16 TFLOP/s and GB/s (NVIDIA's announcement of the Super configuration, 17 December 2024)."""
 BATCH, IMAGES = 128, 50_000
-HALF = 2
-
-
-def border_bytes(spec: DiTSpec, model: onnx.ModelProto, passes: int) -> int:
-    """Activation bytes per image that matrix products and attention read and write, residual reads included."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    sizes = {v.name: math.prod(d.dim_value for d in v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info)}
-    values = [name for node in graph.node if node.op_type in ("MatMul", "Attention")
-              for name in (*node.input, *node.output) if name and name not in weights]
-    residuals = 2 * spec.depth * passes * spec.tokens * spec.width
-    pixels = spec.channels * spec.image**2
-    return HALF * (sum(sizes[name] for name in values) + residuals) + 4 * pixels + pixels
 
 
 def predict(spec: DiTSpec, guidance: float) -> dict[str, Any]:
     """Work per image, and seconds for 50,000 images by board configuration."""
-    network, passes = fold(DiT(spec), guidance), 2 if guidance != 1.0 else 1
-    graphs = {name: build(network, Plan.of(spec, "fp16", name, batch=1, guidance_scale=guidance)) for name in ("onnx", "pattern")}
-    costs = {name: graph_cost(graph) for name, graph in graphs.items()}
+    one, pattern = (cost(spec, "fp16", guidance, dialect=dialect) for dialect in ("onnx", "pattern"))
     batches = math.ceil(IMAGES / BATCH)
-    work = {"gflop": passes * spec.flops / 1e9, "fused_mb": border_bytes(spec, graphs["onnx"], passes) / 1e6,
-            "attention_mb": costs["onnx"].activation_bytes / 1e6, "unfused_mb": costs["pattern"].activation_bytes / 1e6,
-            "weights_mb": costs["onnx"].weight_bytes / 1e6}
+    work = {"gflop": one.flops / 1e9, "fused_mb": one.border_bytes / 1e6, "attention_mb": one.operator_bytes / 1e6,
+            "unfused_mb": pattern.operator_bytes / 1e6, "weights_mb": one.weight_bytes / 1e6}
     seconds = {}
     for board, (tflops, gb_s) in BOARDS.items():
         def moved(kind: str, gb_s: float = gb_s) -> float:

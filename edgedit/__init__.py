@@ -1,3 +1,23 @@
 """edgedit: tiny one-step diffusion transformers, from a teacher to the edge."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgedit.design.predict import predict
+    from edgedit.design.stage import design
+
+__all__ = ["design", "predict"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`edgedit.design(…)` and `edgedit.predict(…)`, imported when they are asked for."""
+    from importlib import import_module
+
+    if name == "design":  # the room, which can be called: Python binds its name as soon as anything inside is imported
+        return import_module("edgedit.design")
+    if name == "predict":
+        return import_module("edgedit.design.predict").predict
+    raise AttributeError(f"module 'edgedit' has no attribute '{name}'")

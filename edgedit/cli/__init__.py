@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from edgedit.cli import board, build, deploy, evaluate, host, pairs, teacher
+from edgedit.cli import board, build, deploy, design, evaluate, host, pairs, teacher
 from edgedit.core.errors import EdgeditError, UsageError
 
 app = typer.Typer(
@@ -41,7 +41,8 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 _VERBS: list[tuple[str, Callable[..., None]]] = [
     ("", host.quickstart), ("", board.doctor), ("teacher", teacher.convert), ("teacher", teacher.train), ("teacher", teacher.sample),
     ("pairs", pairs.pairs), ("pairs import", pairs.import_get), ("", host.train), ("", evaluate.evaluate), ("", host.export),
-    ("", host.compare), ("", build.build), ("", board.generate), ("", board.profile), ("", deploy.deploy), ("", board.report),
+    ("", host.compare), ("", build.build), ("", board.generate), ("", board.profile), ("", deploy.deploy), ("", design.design), ("", design.predict),
+    ("", board.report),
     ("", board.show),
 ]
 """Every verb under its group, in the order of --help. A verb of its group's name is what the group does without a sub-command."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "edgedit"
-ROOMS = ("teach", "distill", "evaluate", "export", "device", "remote", "report")
+ROOMS = ("teach", "distill", "evaluate", "export", "device", "design", "remote", "report")
 HEAVY = {"torch", "torchvision", "lpips", "onnx", "sklearn", "matplotlib", "tensorboard", "safetensors", "scipy", "torch_fidelity"}
 RUNTIMES = {"onnxruntime", "tensorrt", "pycuda", "pynvml", "cuda"}
 CORE_MAY = {"numpy", "pydantic", "PIL", "tomli"}
@@ -60,7 +60,7 @@ def test_core_imports_small_pure_libraries_only(file: Path) -> None:
     assert not {n for n in names if n.startswith("edgedit.") and not n.startswith(("edgedit.core", "edgedit.__version__"))}
 
 
-@pytest.mark.parametrize("file", modules("device") + modules("remote") + modules("report"),
+@pytest.mark.parametrize("file", modules("device") + modules("design") + modules("remote") + modules("report"),
                          ids=lambda f: f"{f.parent.name}-{f.stem}")
 def test_the_device_side_never_needs_torch(file: Path) -> None:
     assert not roots(imports(file)) & HEAVY
