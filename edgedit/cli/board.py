@@ -166,12 +166,16 @@ def profile(
 
 
 def report(
-    sources: Annotated[list[Path], typer.Argument(metavar="RECORD…", help="Folders made by profile; also by compare and train.")],
-    out: Annotated[Path, typer.Option(help="The HTML file; .md and .csv are written beside it.")] = Path("report.html"),
+    sources: Annotated[list[Path], typer.Argument(metavar="SWEEP|RECORD…", help="Folders made by sweep or profile; "
+                                                                                                   "also by compare and train.")],
+    out: Annotated[Path, typer.Option(help="The HTML file; .md, .csv and .json are written beside it.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Heading.")] = "",
     json: Json = False,
 ) -> None:
-    """One self-contained HTML page from records, with the paper's figures for the same design beside them.
+    """One self-contained HTML page from sweeps and records, with the paper's tables and figures beside them.
+
+    A sweep rebuilds the paper's tables and Figures 3 and 4. Two records or more are compared with the first: differences with
+    95 % intervals where the protocol is the same, what differs where it is not.
 
     Example: edgedit report runs/record runs/parity runs/student --out report.html
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +10,10 @@ from typing import Any
 
 from edgedit.core.artifact import Artifact
 from edgedit.core.record import Record
-from edgedit.report import checks, derived, paper, plots, tables
-from edgedit.report.sources import RecordSource, Sources, StudentSource
-from edgedit.report.tables import Table
+from edgedit.report import ancestors, derived, paper, plots, sweep_content, tables
+from edgedit.report.sources import RecordSource, StudentSource
+from edgedit.report.sweeps import SweepSource
 from edgedit.report.words import count, listing, missing, number, plural, seconds
-
-WORDS = {"error": "Error", "warning": "Warning", "note": "Note", "ok": "OK"}
-STYLES = {"error": "error", "warning": "warning", "note": "note-level", "ok": "ok"}
 
 
 @dataclass(frozen=True)
@@ -31,26 +27,6 @@ class Tile:
     figure: bool = True
 
 
-@dataclass(frozen=True)
-class Said:
-    """A verdict as shown: level, sentence, what to do, and the record it is about (when there are several)."""
-
-    level: str
-    text: str
-    fix: str = ""
-    of: str = ""
-
-    @property
-    def word(self) -> str:
-        """The level as a word, so that colour is not the only sign."""
-        return WORDS[self.level]
-
-    @property
-    def style(self) -> str:
-        """Its class in the style sheet."""
-        return STYLES[self.level]
-
-
 def names(sources: Sequence[RecordSource]) -> list[str]:
     """A short name for each record: its folder's; made unique with the parent folder's or a number."""
     plain = [s.artifact.path.resolve().name for s in sources]
@@ -60,8 +36,10 @@ def names(sources: Sequence[RecordSource]) -> list[str]:
     return [f"{n} ({k})" if n in again else n for k, n in enumerate(longer, 1)]
 
 
-def title(records: Sequence[Record]) -> str:
+def title(records: Sequence[Record], sweeps: Sequence[SweepSource] = ()) -> str:
     """The page's heading."""
+    if sweeps:
+        return listing([f"Sweep {s.name}: {sweep_content.progress(s)}" for s in sweeps])
     if len(records) == 1:
         r = records[0]
         return f"DiT {r.subject.label}: {number(r.images_per_s)} images/s at batch {count(r.protocol.batch)}"
@@ -69,8 +47,10 @@ def title(records: Sequence[Record]) -> str:
     return f"{plural(len(records), 'record')} of DiT {listing(designs) if len(designs) < 4 else plural(len(designs), 'design')}"
 
 
-def lead(names_: Sequence[str], records: Sequence[Record]) -> str:
+def lead(names_: Sequence[str], records: Sequence[Record], sweeps: Sequence[SweepSource] = ()) -> str:
     """The result in one line."""
+    if sweeps:
+        return " ".join(sweep_content.lead(s) for s in sweeps)
     if len(records) == 1:
         return derived.circumstances(records[0])
     name, best = max(zip(names_, records, strict=True), key=lambda pair: pair[1].images_per_s)
@@ -78,8 +58,11 @@ def lead(names_: Sequence[str], records: Sequence[Record]) -> str:
     return f"Highest rate: {name}. {derived.headline(best)}.{caution}"
 
 
-def summary(records: Sequence[Record]) -> str:
+def summary(records: Sequence[Record], sweeps: Sequence[SweepSource] = ()) -> str:
     """The result in one line, for the console."""
+    if sweeps:
+        told = [f"{s.name}, {sweep_content.progress(s)}" for s in sweeps]
+        return "; ".join([*told, *([plural(len(records), "record")] if records else [])])
     best = max(records, key=lambda r: r.images_per_s)
     return (
         derived.headline(best)
@@ -109,54 +92,11 @@ def tiles(record: Record) -> list[Tile]:
     return found
 
 
-def verdicts(names_: Sequence[str], sources: Sequence[RecordSource]) -> list[Said]:
-    """The records' own verdicts and the report's, gravest first."""
-    found: list[Said] = []
-    records = [s.record for s in sources]
-    for name, source, r in zip(names_, sources, records, strict=True):
-        of = name if len(records) > 1 else ""
-        if not r.complete:
-            found.append(
-                Said(
-                    "error",
-                    f"Cut short: the run was to make {count(r.protocol.images, 'images')}, the figures cover the "
-                    f"{count(derived.images_done(r))} of its finished batches",
-                    "run the same profile command again",
-                    of,
-                )
-            )
-        time50 = derived.fifty(r)
-        if time50 is not None and derived.images_done(r) < paper.IMAGES:
-            found.append(Said("note", f"The time for 50,000 images is {time50.how} at their rate; it was not run",
-                              "profile with --images 50000", of))
-        found += [Said(v.level, v.text[:1].upper() + v.text[1:], v.fix, of) for v in [*r.verdicts, *checks.recompute(source)]]
-        if not r.verdicts:
-            found.append(Said("note", "The record holds no verdicts on steadiness or power", "", of))
-    different = [name for name, _ in derived.differences(records)]
-    if different:
-        found.append(
-            Said(
-                "warning",
-                f"The records differ in {listing(different)}: figures may be compared only where these agree",
-                "profile again with the same settings on the same machine",
-            )
-        )
-    return sorted(found, key=lambda v: list(WORDS).index(v.level))
-
-
-def difference_table(names_: Sequence[str], records: Sequence[Record]) -> Table | None:
-    """Where the records' protocols differ, one row a field."""
-    rows = derived.differences(records)
-    if not rows:
-        return None
-    return Table("Not the same in all records", ("", *names_), tuple((name, *values) for name, values in rows),
-                 "l" * (1 + len(records)))
-
-
 def record_section(number_: int, name: str, source: RecordSource) -> dict[str, Any]:
     """Everything about one record."""
     record = source.record
     where, unrecorded = tables.environment(record)
+    built, blocks = ancestors.built(record)
     powers = [*([record.power] if record.power else []), *record.power_others]
     return {
         "anchor": f"record-{number_}",
@@ -176,7 +116,10 @@ def record_section(number_: int, name: str, source: RecordSource) -> dict[str, A
         "subject": tables.subject(record, source.artifact.manifest.digest),
         "environment": where,
         "unrecorded": unrecorded,
-        "settings": _settings(source.artifact),
+        "engine": [*ancestors.engine(record), *built],
+        "engine_blocks": blocks,
+        "gate": ancestors.gate(source),
+        "settings": settings_text(source.artifact),
     }
 
 
@@ -210,36 +153,10 @@ def student_section(source: StudentSource, records: Sequence[RecordSource]) -> d
         text = f"Loss {missing('no step was logged')}. {linked}"
     return {
         "name": str(m.info.get("label") or source.artifact.path.resolve().name), "text": text, "figure": plots.loss(source),
-        "facts": [(k, v) for k, v in told.items() if v], "notes": source.notes, "settings": _settings(source.artifact),
+        "facts": [(k, v) for k, v in told.items() if v], "notes": source.notes, "settings": settings_text(source.artifact),
     }
 
 
-def samples(names_: Sequence[str], sources: Sequence[RecordSource]) -> list[dict[str, str]]:
-    """Sample pictures as data URIs."""
-    found = []
-    for name, s in zip(names_, sources, strict=True):
-        if s.samples is not None:
-            r = s.record
-            form = f"{r.subject.label}, {r.subject.precision}"
-            caption = f"{form}, guidance {number(r.subject.guidance_scale, 2)}, seed {r.protocol.seed}"
-            found.append({"data": base64.b64encode(s.samples).decode(), "alt": f"Grid of generated samples: {caption}",
-                          "caption": caption if len(sources) == 1 else f"{name}: {caption}"})
-    return found
-
-
-def chains(names_: Sequence[str], sources: Sources) -> list[dict[str, Any]]:
-    """Each record's line of descent, and what it ends with."""
-    found = []
-    rows = [(n, "record", s.artifact) for n, s in zip(names_, sources.records, strict=True)]
-    rows += [(p.artifact.path.resolve().name, "parity", p.artifact) for p in sources.parities if p.artifact]
-    for name, role, artifact in rows:
-        links = tables.chain(role, artifact.manifest, str(artifact.path))
-        kinds = {link.kind for _, link in links}
-        end = "" if "pairs" in kinds else "The chain ends before the teacher's pairs: the last artifact names no parents."
-        found.append({"name": name, "links": links, "end": end})
-    return found
-
-
-def _settings(artifact: Artifact) -> str:
+def settings_text(artifact: Artifact) -> str:
     values = artifact.manifest.settings
     return json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True) if values else ""

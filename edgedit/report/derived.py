@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgedit.core.record import Record
+from edgedit.core.spec import DiTSpec
 from edgedit.report import paper
 from edgedit.report.words import SPACE, count, energy, listing, missing, number, seconds
-
-PAPER_IMAGE = {"patch": 2, "image": 32, "channels": 3, "classes": 10}
-"""Sizes that every design of the paper shares."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def tflops(record: Record) -> float:
 
 def is_paper_shape(spec: dict[str, int]) -> bool:
     """Whether a design has the paper's image, patch and class sizes, so that equal (d,w,h) means the same network."""
-    return all(spec.get(name, value) == value for name, value in PAPER_IMAGE.items())
+    return all(spec.get(name, value) == value for name, value in paper.IMAGE_SIZES.items())
 
 
 def published(record: Record) -> tuple[paper.Design, ...]:
@@ -99,11 +97,16 @@ def published(record: Record) -> tuple[paper.Design, ...]:
     return paper.published(spec.get("depth", 0), spec.get("width", 0), spec.get("heads", 0))
 
 
+def parameters_of(design: paper.Design) -> int:
+    """Parameters, training form, of one of the paper's designs, which print rounded budgets only."""
+    return DiTSpec(design.depth, design.width, design.heads).parameters
+
+
 def comparability(record: Record) -> str:
     """How far the record may be set beside the paper's latency, in words."""
     spec, parts = record.subject.spec, []
     if not is_paper_shape(spec):
-        sizes = ", ".join(f"{k} {spec.get(k, v)} (paper {v})" for k, v in PAPER_IMAGE.items() if spec.get(k, v) != v)
+        sizes = ", ".join(f"{k} {spec.get(k, v)} (paper {v})" for k, v in paper.IMAGE_SIZES.items() if spec.get(k, v) != v)
         parts.append(f"Same depth, width and heads, but another network: {sizes}.")
     open_ = listing(list(paper.NOT_STATED))
     if "orin nano" in (record.environment.board or "").lower():

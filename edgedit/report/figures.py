@@ -1,4 +1,4 @@
-"""Four kinds of chart as inline SVG: line, histogram, stacked bars, scatter. No script; values show on hover.
+"""Three kinds of chart as inline SVG: line, histogram, stacked bars (`scatter` has the fourth). No script; values show on hover.
 
 A chart is drawn twice, wide and narrow, and the style sheet shows the one that fits, so that text keeps its size on a phone.
 """
@@ -51,18 +51,6 @@ class Bar:
     """A value to mark with a tick across the bar."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """A point of a scatter plot; `hollow` draws an open diamond; `name` is written beside it if `label`, else on hover."""
-
-    x: float
-    y: float
-    name: str
-    style: str = "s1"
-    hollow: bool = False
-    label: bool = False
-
-
 def chart(draw: Callable[[int], Markup], caption: str, *, legend: Sequence[tuple[str, str]] = (), width: int = WIDE) -> Markup:
     """A <figure> with legend (name, style), the wide and the narrow drawing, and a caption."""
     keys = "".join(f'<li><span class="key {escape(style)}"></span>{escape(name)}</li>' for name, style in legend)
@@ -84,8 +72,8 @@ def thin(x: Sequence[float], y: Sequence[float], limit: int) -> tuple[list[float
 
 
 def line(width: int, series: Sequence[Series], x_label: str, y_label: str, alt: str, *, height: int = 240, zero: bool = True,
-         log: bool = False, spans: Sequence[Span] = ()) -> Markup:
-    """Curves over a common axis, with shaded spans behind; points of all curves tell their values on hover."""
+         log: bool = False, spans: Sequence[Span] = (), dots: bool = False) -> Markup:
+    """Curves over a common axis, with shaded spans behind; points of all curves tell their values on hover; `dots` shows them."""
     xs = [v for s in series for v in s.x] + [v for s in spans for v in (s.start, s.end)]
     ys = [v for s in series for v in s.y]
     plot = Plot(
@@ -101,9 +89,8 @@ def line(width: int, series: Sequence[Series], x_label: str, y_label: str, alt: 
         x, y = thin(curve.x, curve.y, 2 * width)
         plot.path([(plot.px(a), plot.py(b)) for a, b in zip(x, y, strict=True)], f"curve {curve.style}")
         for a, b in zip(*thin(curve.x, curve.y, max(2, width // 6)), strict=True):
-            plot.dot(
-                plot.px(a), plot.py(b), 5, f"hit {curve.style}", f"{curve.name}: {number(b, 4)} at {number(a, 4)} ({x_label})"
-            )
+            told = f"{curve.name}: {number(b, 4)} at {number(a, 4)} ({x_label})"
+            plot.dot(plot.px(a), plot.py(b), 4 if dots else 5, f"{'fill' if dots else 'hit'} {curve.style}", told)
     return plot.svg(alt)
 
 
@@ -176,24 +163,3 @@ def bars(width: int, rows: Sequence[Bar], unit: str, alt: str) -> Markup:
     surface.rule(0, base, right, base, "axis")
     return surface.svg(alt)
 
-
-def scatter(width: int, points: Sequence[Point], x_label: str, y_label: str, alt: str, *, height: int = 320,
-            log: bool = False) -> Markup:
-    """Points on two axes (both logarithmic if `log`); open diamonds first, so that solid ones lie on top."""
-    plot = Plot(width, height, span([p.x for p in points], x_label, log=log, pad=0.12),
-                span([p.y for p in points], y_label, log=log, pad=0.12))
-    plot.axes()
-    taken: list[tuple[float, float, float]] = []
-    for point in sorted(points, key=lambda p: not p.hollow):
-        x, y = plot.px(point.x), plot.py(point.y)
-        title = f"{point.name}: {number(point.y, 4)} ({y_label}) at {number(point.x, 4)} ({x_label})"
-        plot.dot(x, y, 5, f"{'hollow' if point.hollow else 'fill'} {point.style}", title, diamond=point.hollow)
-        if point.label:
-            long = LETTER * len(point.name)
-            start = x + 9 if x + 9 + long < plot.right else max(0.0, x - 9 - long)
-            row = y + 4
-            while any(abs(row - r) < 12 and start < e and start + long > s for s, e, r in taken):
-                row += 12
-            taken.append((start, start + long, row))
-            plot.text(start, row, point.name, "name")
-    return plot.svg(alt)

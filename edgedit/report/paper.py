@@ -14,6 +14,8 @@ IMAGES = 50_000
 BATCH = 128
 GUIDANCE = 1.5
 BOARD = "Jetson Orin Nano"
+IMAGE_SIZES = {"patch": 2, "image": 32, "channels": 3, "classes": 10}
+"""Sizes that every design of the paper shares."""
 NOT_STATED = ("runtime", "precision", "power mode", "clocks", "whether the doubled guidance batch is in the time")
 """What the paper leaves open about its latencies."""
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from edgedit.core.record import Record
-from edgedit.core.spec import DiTSpec
 from edgedit.report import derived, figures, paper
-from edgedit.report.figures import HALF, WIDE, Bar, Point, Series, Span, chart
+from edgedit.report.figures import HALF, WIDE, Bar, Series, Span, chart
+from edgedit.report.scatter import Point, scatter
 from edgedit.report.sources import RecordSource, StudentSource
 from edgedit.report.words import SPACE, count, energy, number, plural, power, seconds
 
@@ -130,7 +130,7 @@ def landscape(names: Sequence[str], records: Sequence[Record]) -> Markup | None:
     same = {design for _, r, _ in ours for design in derived.published(r)}
     points, legend = [], [("measured here, 50,000 images run or taken from the rate", "s1")]
     for design in (d for d in paper.TABLE_6 if d.epochs == 100):
-        size = DiTSpec(design.depth, design.width, design.heads).parameters / 1e6
+        size = derived.parameters_of(design) / 1e6
         name, style = f"{design.label} published", "s2" if design in same else "s6"
         points.append(Point(size, design.latency_s, name, style, hollow=True, label=design in same))
     for n, r, t in ours:
@@ -140,7 +140,7 @@ def landscape(names: Sequence[str], records: Sequence[Record]) -> Markup | None:
     legend += [("published, other designs (Orin Nano)", "s6 open")]
     alt = f"Parameters against seconds for 50,000 images: {plural(len(ours), 'record')} here and the paper's 12 designs."
     x_label, y_label = "parameters, training form, millions", "seconds for 50,000 images"
-    return chart(lambda width: figures.scatter(width, points, x_label, y_label, alt, log=True),
+    return chart(lambda width: scatter(width, points, x_label, y_label, alt, log=True),
                  f"Open diamonds are published numbers from a {paper.BOARD} with runtime, precision and power mode not stated; "
                  "solid dots were measured here. Other machine, other conditions: a place on this map is not a ranking.",
                  legend=legend, width=WIDE)

@@ -1,28 +1,28 @@
-"""Read what a report is made of: record, parity and student folders, checked, with their raw series.
+"""Read what a report is made of: record, parity, student and sweep folders, checked, with their raw series.
 
-Raw files are read line by line. A line that is not a JSON object (a power cut while logging) is left out and counted; what
-was left out, or is not there at all, becomes a note that the page shows.
+Raw files are read line by line (`lines`); what was left out, or is not there at all, becomes a note that the page shows.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgedit.core.artifact import Artifact, open_artifact
+from edgedit.core.artifact import MANIFEST, Artifact, open_artifact
 from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.record import BATCHES_FILE, POWER_FILE, SAMPLES_FILE, Record, load_record
+from edgedit.report.lines import count_bad, finite, read_lines
+from edgedit.report.sweeps import SweepSource, read_sweep
 
 PARITY_FILE = "parity.json"
 METRICS_FILE = "metrics.jsonl"
 PNG = b"\x89PNG\r\n\x1a\n"
-FIX = "give folders made by `edgedit profile` (and, if wanted, `edgedit compare` and `edgedit train`)"
+FIX = "give folders made by `edgedit profile` or `edgedit sweep` (and, if wanted, `edgedit compare` and `edgedit train`)"
 
 
 Window = tuple[str, float, float]
@@ -43,9 +43,9 @@ class Trace:
 class RecordSource:
     """A record folder: its measurement, raw series, sample picture (PNG bytes), and notes on what is lacking.
 
-    `batches_ms` is the compute time of every timed batch in order.
+    `batches_ms` is the compute time of every timed batch in order, `periods_ms` the time from one batch's end to the next's
+    (one fewer; empty when the log has no stamps).
     """
-
 
     artifact: Artifact
     record: Record
@@ -54,6 +54,7 @@ class RecordSource:
     windows: list[Window]
     samples: bytes | None
     notes: list[str]
+    periods_ms: list[float] = field(default_factory=list)
 
 
 class Rung(BaseModel):
@@ -99,13 +100,16 @@ class Sources:
     records: list[RecordSource]
     parities: list[ParitySource]
     students: list[StudentSource]
+    sweeps: list[SweepSource] = field(default_factory=list)
+    attached: dict[str, RecordSource] = field(default_factory=dict)
+    """Records of a sweep's rows that are at hand, by row name; those given on their own are in `records` only."""
 
 
 def read_sources(paths: Sequence[Path]) -> Sources:
     """Open and check every folder.
 
     Raises:
-        UsageError: no folder, the same one twice, or none of kind "record".
+        UsageError: no folder, the same one twice, or neither a record nor a sweep among them.
         ArtifactError: a folder of another kind, altered, truncated, or unreadable.
     """
     found = Sources([], [], [])
@@ -120,21 +124,47 @@ def read_sources(paths: Sequence[Path]) -> Sources:
             found.parities.append(read_parity(artifact))
         elif kind == "student":
             found.students.append(read_student(artifact))
+        elif kind == "sweep":
+            found.sweeps.append(read_sweep(artifact))
         else:
-            raise ArtifactError(f"{path} is of kind '{kind}'; a report takes record, parity and student folders", fix=FIX)
-    if not found.records:
-        raise UsageError("a report needs at least one record", saw=", ".join(map(str, paths)) or "no folder",
-                         fix="edgedit profile BUNDLE --out FOLDER makes one")
+            raise ArtifactError(f"{path} is of kind '{kind}'; a report takes record, sweep, parity and student folders", fix=FIX)
+    if not found.records and not found.sweeps:
+        raise UsageError("a report needs at least one record or sweep", saw=", ".join(map(str, paths)) or "no folder",
+                         fix="edgedit profile BUNDLE --out FOLDER makes a record")
+    for sweep in found.sweeps:
+        _attach(sweep, found)
     return found
+
+
+def _attach(sweep: SweepSource, found: Sources) -> None:
+    """Read the records of a sweep's rows that are where the rows say; what is not there becomes a note of the sweep."""
+    given = {s.artifact.manifest.digest for s in found.records}
+    lost = []
+    for row in sweep.rows:
+        if not (told := row.paths.get("record")):
+            continue
+        inside = (sweep.artifact.path.joinpath(*Path(told).parts[-k:]) for k in range(1, 5))  # a sweep that was moved
+        folder = next((f for f in (sweep.artifact.path / told, Path(told), *inside) if (f / MANIFEST).is_file()), None)
+        try:
+            artifact = None if folder is None else open_artifact(folder, "record")
+        except ArtifactError as error:
+            sweep.notes.append(f"the record of {row.name} is not used: {error.what}")
+            continue
+        if artifact is None:
+            lost.append(row.name)
+        elif artifact.manifest.digest not in given:
+            found.attached[row.name if row.name not in found.attached else f"{row.name} of {sweep.name}"] = read_record(artifact)
+    if lost:
+        sweep.notes.append(f"the records of {', '.join(lost)} are not where the sweep left them: no samples, no hashes of theirs")
 
 
 def read_record(artifact: Artifact) -> RecordSource:
     """A record and its raw series."""
     record = load_record(artifact.path)
     notes: list[str] = []
-    rows, bad = _lines(artifact, BATCHES_FILE, notes)
-    batches_ms = [ms for row in rows if (ms := _finite(row.get("compute_ms"))) is not None]
-    _count_bad(notes, BATCHES_FILE, bad + len(rows) - len(batches_ms))
+    rows, bad = read_lines(artifact, BATCHES_FILE, notes)
+    batches_ms = [ms for row in rows if (ms := finite(row.get("compute_ms"))) is not None]
+    count_bad(notes, BATCHES_FILE, bad + len(rows) - len(batches_ms))
     if BATCHES_FILE in artifact.manifest.files and not batches_ms:
         notes.append(f"{BATCHES_FILE} holds no batch, so no distribution is drawn")
     traces, windows = _power(artifact, record, notes)
@@ -144,7 +174,9 @@ def read_record(artifact: Artifact) -> RecordSource:
         if not samples.startswith(PNG):
             notes.append(f"{SAMPLES_FILE} is not a PNG picture, so it is not shown")
             samples = None
-    return RecordSource(artifact, record, batches_ms, traces, windows, samples, notes)
+    ends = [ns for row in rows if (ns := finite(row.get("end_ns"))) is not None]
+    periods_ms = [(b - a) / 1e6 for a, b in pairwise(ends) if b > a]
+    return RecordSource(artifact, record, batches_ms, traces, windows, samples, notes, periods_ms)
 
 
 def _power(artifact: Artifact, record: Record, notes: list[str]) -> tuple[list[Trace], list[Window]]:
@@ -158,27 +190,27 @@ def _power(artifact: Artifact, record: Record, notes: list[str]) -> tuple[list[T
         if powers:
             notes.append(f"there is no {POWER_FILE}: power over time is not drawn")
         return [], []
-    rows, bad = _lines(artifact, POWER_FILE, notes)
+    rows, bad = read_lines(artifact, POWER_FILE, notes)
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in powers}
     windows: list[Window] = []
     counted, untold = set(), set()
     for row in rows:
         rails, name = row.get("rails_mw"), str(row.get("source"))
-        start, end = _finite(row.get("t0_ns")), _finite(row.get("t1_ns"))
+        start, end = finite(row.get("t0_ns")), finite(row.get("t1_ns"))
         if "window" in row and start is not None and end is not None:
             windows.append((str(row["window"]), start / 1e9, end / 1e9))
-        elif not isinstance(rails, dict) or (stamp := _finite(row.get("t_ns"))) is None:
+        elif not isinstance(rails, dict) or (stamp := finite(row.get("t_ns"))) is None:
             bad += 1
         elif name not in powers:
             untold.add(name)
         else:
             parts = powers[name].total_rail.split("+")
-            values = [v for part in parts if (v := _finite(rails.get(part))) is not None]
+            values = [v for part in parts if (v := finite(rails.get(part))) is not None]
             if len(values) == len(parts):
                 samples[name].append((stamp / 1e9, sum(values)))
             if "energy_mj" in row:
                 counted.add(name)
-    _count_bad(notes, POWER_FILE, bad)
+    count_bad(notes, POWER_FILE, bad)
     notes += [
         f"samples of {name} were logged, but the record holds no total for it, so they are not drawn" for name in sorted(untold)
     ]
@@ -204,52 +236,14 @@ def read_parity(artifact: Artifact) -> ParitySource:
 def read_student(artifact: Artifact) -> StudentSource:
     """Loss by step of a "student" run; a step logged twice (a resumed run) counts once, with its last value."""
     notes: list[str] = []
-    rows, bad = _lines(artifact, METRICS_FILE, notes)
+    rows, bad = read_lines(artifact, METRICS_FILE, notes)
     values = {}
     for row in rows:
-        step, loss = _finite(row.get("step")), _finite(row.get("loss"))
+        step, loss = finite(row.get("step")), finite(row.get("loss"))
         if step is not None and loss is not None:
             values[step] = loss
-    _count_bad(notes, METRICS_FILE, bad)
+    count_bad(notes, METRICS_FILE, bad)
     if METRICS_FILE not in artifact.manifest.files and values:
         notes.append(f"{METRICS_FILE} is a log outside the manifest: its bytes are not checked against a hash")
     steps = sorted(values)
     return StudentSource(artifact, steps, [values[s] for s in steps], notes)
-
-
-def _lines(artifact: Artifact, name: str, notes: list[str]) -> tuple[list[dict[str, Any]], int]:
-    """Objects of a JSON-lines payload and the number of lines that are none; a note when the file is not there."""
-    file = artifact.path / name
-    if not file.is_file():
-        notes.append(f"{artifact.path.name} holds no {name}")
-        return [], 0
-    parsed = list(_objects(file))
-    rows = [row for row in parsed if row is not None]
-    return rows, len(parsed) - len(rows)
-
-
-def _objects(file: Path) -> Iterator[dict[str, Any] | None]:
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        for text in stream:
-            if text.strip():
-                try:
-                    row = json.loads(text)
-                except ValueError:
-                    row = None
-                yield row if isinstance(row, dict) else None
-
-
-def _count_bad(notes: list[str], name: str, bad: int) -> None:
-    if bad:
-        notes.append(
-            f"{bad:,} line{'' if bad == 1 else 's'} of {name} could not be read and {'is' if bad == 1 else 'are'} left out"
-        )
-
-
-def _finite(value: Any) -> float | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None

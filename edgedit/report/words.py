@@ -78,6 +78,11 @@ def energy(value_mj: float | None) -> str:
     return quantity(value_mj / 1e9, "MJ")
 
 
+def joules(value_j: float | None) -> str:
+    """Joules in the unit that fits: "27.5 mJ", "812 J"."""
+    return energy(None if value_j is None else 1e3 * value_j)
+
+
 def millions(value: int | None) -> str:
     """A parameter count both ways: "421,068 (0.42 M)"."""
     return UNKNOWN if value is None else f"{value:,} ({number(value / 1e6, 2)}{SPACE}M)"

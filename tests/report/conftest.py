@@ -295,6 +295,51 @@ def make_student(folder: Path, steps: int = 4000) -> Path:
     return folder
 
 
+def sweep_row(design: tuple[int, int, int] = (5, 64, 8), **bent: Any) -> dict[str, Any]:
+    """A finished row of Table 6 with made-up figures; keywords replace fields."""
+    spec = DiTSpec(*design)
+    row: dict[str, Any] = {
+        "name": "-".join(map(str, design)), "table": "table6", "published": None, "spec": spec.to_dict(), "label": spec.label,
+        "setup": "get", "loss": "lpips", "parameters": spec.parameters, "deployed_parameters": spec.deployed_parameters,
+        "budget": {"images_seen": 25_600, "steps": 100, "epochs": 1.0, "pairs": 25_600,
+                   "cut": "trained on 25,600 of the paper's 100,000,000 images"},
+        "quality": {"name": "FID-768-1k", "value": 2.5, "n": 1000, "path": "runs/evaluation"}, "accuracy": 0.25,
+        "seconds": {"train": 321.0}, "status": "done", "why": "", "paths": {}, "images_per_s": 250.0, "latency_50k_s": 200.0,
+        "energy_j_per_image": 0.0081, "device": "fixture CPU",
+    }
+    return row | bent
+
+
+def make_sweep(folder: Path, rows: Any, name: str = "fixture sweep") -> Path:
+    """Write a sweep artifact."""
+    with artifact.create(folder, "sweep") as draft:
+        draft.write_json("rows.json", rows)
+        draft.info = {"label": name, "where": "local"}
+    return folder
+
+
+@pytest.fixture
+def sweep() -> Callable[..., Path]:
+    """`make_sweep`."""
+    return make_sweep
+
+
+@pytest.fixture
+def row() -> Callable[..., dict[str, Any]]:
+    """`sweep_row`."""
+    return sweep_row
+
+
+@pytest.fixture
+def real_rows() -> list[dict[str, Any]]:
+    """Rows with numbers of real small runs on a shared CPU (`real_rows.json`); rows that were not run wait.
+
+    They show that a page of real rows holds together; as measurements of designs they are worth nothing.
+    """
+    rows: list[dict[str, Any]] = json.loads((Path(__file__).parent / "real_rows.json").read_text(encoding="utf-8"))
+    return rows
+
+
 @pytest.fixture
 def record() -> Callable[..., Path]:
     """`make_record`."""

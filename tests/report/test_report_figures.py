@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedit.report import axes, figures
-from edgedit.report.figures import Bar, Point, Series, Span
+from edgedit.report import axes, figures, scatter
+from edgedit.report.figures import Bar, Series, Span
+from edgedit.report.scatter import Point
 
 HOSTILE = '"><script>alert(1)</script>&\'<img src=x onerror=alert(2)>'
 
@@ -67,7 +68,7 @@ def test_charts_parse_stay_inside_and_escape(width: int) -> None:
         figures.line(width, [Series("loss", [1, 2, 3], [1.0, 0.1, 0.001])], "step", "loss", "alt", log=True),
         figures.histogram(width, y, HOSTILE, "batches", HOSTILE, marks=[(HOSTILE, 100.5), ("b", 100.5)]),
         figures.bars(width, [Bar(HOSTILE, ((HOSTILE, 3.0, "s1"), ("b", 2.0, "s2")), HOSTILE, mark=4.0)], HOSTILE, HOSTILE),
-        figures.scatter(
+        scatter.scatter(
             width, [Point(1, 2, HOSTILE, label=True), Point(1, 2, "b", hollow=True, label=True)], "x", "y", HOSTILE, log=True
         ),
     ]
@@ -88,7 +89,7 @@ def test_degenerate_data_still_draws(values: list[float]) -> None:
         figures.line(340, [Series("a", range(len(values)), values)], "x", "y", "alt", zero=False),
         figures.histogram(340, values, "ms", "n", "alt"),
         figures.bars(340, [Bar("a", (("p", abs(v), "s1"),)) for v in values], "u", "alt"),
-        figures.scatter(340, [Point(v, v, "p") for v in values], "x", "y", "alt"),
+        scatter.scatter(340, [Point(v, v, "p") for v in values], "x", "y", "alt"),
     ):
         assert not any(
             math.isnan(float(v)) for node in parse(svg).iter() for k, v in node.attrib.items() if k in ("x", "y", "cx", "cy")

@@ -124,10 +124,10 @@ def test_csv_keeps_full_precision(tmp_path: Path, record: Make) -> None:
 def test_same_input_same_bytes(tmp_path: Path, record: Make) -> None:
     folder = record(tmp_path / "a", images=1000)
     first = write_report([folder], tmp_path / "r.html")
-    before = [f.read_bytes() for f in (first.html, first.markdown, first.csv)]
+    before = [f.read_bytes() for f in (first.html, first.markdown, first.csv, first.json)]
     again = write_report([folder], tmp_path / "r.html")
-    assert [f.read_bytes() for f in (again.html, again.markdown, again.csv)] == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "r.csv", "r.html", "r.md"], "no temporary file stays"
+    assert [f.read_bytes() for f in (again.html, again.markdown, again.csv, again.json)] == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "r.csv", "r.html", "r.json", "r.md"], "no temporary file stays"
 
 
 def test_full_run_is_measured_not_extrapolated(tmp_path: Path, record: Make) -> None:
