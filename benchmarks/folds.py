@@ -29,6 +29,7 @@ from torch import nn
 
 from edgedit.core.noise import labels as balanced
 from edgedit.core.noise import noise
+from edgedit.core.paper import TABLE_6
 from edgedit.core.spec import FREQUENCIES, DiTSpec
 from edgedit.export.attention import AttentionWeights
 from edgedit.export.check import open_session
@@ -37,7 +38,6 @@ from edgedit.export.graph import IMAGES, LABELS, NOISE, Writer, _numpy, build
 from edgedit.export.plan import Plan
 from edgedit.model.deploy import fold
 from edgedit.model.dit import DiT
-from edgedit.report.paper import TABLE_6
 
 FOLDS = {
     "conditioning": "timestep MLP, label table and adaLN products → one table",

@@ -28,9 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from edgedit.core.paper import TABLE_6
 from edgedit.core.spec import DiTSpec
 from edgedit.design.cost import cost
-from edgedit.report.paper import TABLE_6
 
 BOARDS = {"15W": (10.0, 68.0), "MAXN_SUPER": (17.0, 102.0)}
 """Orin Nano 8 GB: dense FP16 TFLOP/s and GB/s (NVIDIA's announcement of the Super configuration, 17 December 2024)."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgedit.core import paper
 from edgedit.core.artifact import Artifact
 from edgedit.core.record import Record
-from edgedit.report import ancestors, derived, paper, plots, sweep_content, tables
+from edgedit.report import ancestors, derived, plots, sweep_content, tables
 from edgedit.report.sources import RecordSource, StudentSource
 from edgedit.report.sweeps import SweepSource
 from edgedit.report.words import count, listing, missing, number, plural, seconds

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgedit.core import paper
 from edgedit.core.record import Record
 from edgedit.core.spec import DiTSpec
-from edgedit.report import paper
 from edgedit.report.words import SPACE, count, energy, listing, missing, number, seconds
 
 

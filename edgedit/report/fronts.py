@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgedit.report import paper
+from edgedit.core import paper
 from edgedit.report.derived import parameters_of
 from edgedit.report.sweeps import Row, SweepSource
 from edgedit.report.tables import Table

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from edgedit.report import fronts, paper
+from edgedit.core import paper
+from edgedit.report import fronts
 from edgedit.report.figures import HALF, WIDE, Series, chart, line
 from edgedit.report.fronts import Group
 from edgedit.report.scatter import Front, Point, scatter

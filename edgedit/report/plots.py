@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from edgedit.core import paper
 from edgedit.core.record import Record
-from edgedit.report import derived, figures, paper
+from edgedit.report import derived, figures
 from edgedit.report.figures import HALF, WIDE, Bar, Series, Span, chart
 from edgedit.report.scatter import Point, scatter
 from edgedit.report.sources import RecordSource, StudentSource

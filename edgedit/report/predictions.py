@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from edgedit.report import landscapes, paper
+from edgedit.core import paper
+from edgedit.report import landscapes
 from edgedit.report.sweeps import Row
 from edgedit.report.tables import Table
 from edgedit.report.words import SPACE, number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgedit.report import paper
+from edgedit.core import paper
 from edgedit.report.sweeps import Row, SweepSource
 from edgedit.report.tables import Table
 from edgedit.report.words import SPACE, count, joules, listing, number, seconds

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from edgedit.core import paper
 from edgedit.core.artifact import Artifact
 from edgedit.core.errors import ArtifactError
-from edgedit.report import paper
 from edgedit.report.lines import finite
 
 ROWS_FILE = "rows.json"

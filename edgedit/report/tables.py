@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgedit.core import paper
 from edgedit.core.artifact import Manifest, Parent
 from edgedit.core.record import Power, Record
-from edgedit.report import derived, paper
+from edgedit.report import derived
 from edgedit.report.sources import ParitySource
 from edgedit.report.words import SPACE, UNKNOWN, count, energy, flops, millions, missing, number, power, quantity, seconds
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgedit.core import paper
 from edgedit.core.record import Record
-from edgedit.report import checks, derived, paper, sweep_content
+from edgedit.report import checks, derived, sweep_content
 from edgedit.report.compare import Comparison, verdict
 from edgedit.report.sources import RecordSource
 from edgedit.report.sweeps import SweepSource

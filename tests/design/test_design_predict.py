@@ -8,6 +8,7 @@ import pytest
 from design_kit import record
 
 from edgedit.core.errors import UsageError
+from edgedit.core.paper import TABLE_6
 from edgedit.core.spec import DiTSpec
 from edgedit.design.corrected import Observation, correct
 from edgedit.design.cost import cost
@@ -16,7 +17,6 @@ from edgedit.design.floor import floor
 from edgedit.design.paper_model import paper_model
 from edgedit.design.predict import predict
 from edgedit.design.published import ROWS
-from edgedit.report.paper import TABLE_6
 
 # --- the paper's stack --------------------------------------------------------------------------------------------------------
 

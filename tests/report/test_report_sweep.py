@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgedit.core import paper
 from edgedit.core.errors import ArtifactError
 from edgedit.core.spec import DiTSpec
-from edgedit.report import fronts, paper, predictions, rebuilt
+from edgedit.report import fronts, predictions, rebuilt
 from edgedit.report.fronts import Design
 from edgedit.report.page import ReportResult, write_report
 from edgedit.report.scatter import Point, scatter

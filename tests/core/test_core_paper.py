@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edgedit.core import paper
 from edgedit.core.spec import DiTSpec
-from edgedit.report import paper
 
 
 def test_every_design_has_the_parameters_of_its_group() -> None:
