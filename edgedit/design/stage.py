@@ -16,9 +16,10 @@ from edgedit.design.devices import Device, find_device
 from edgedit.design.predict import MODEL_NAMES, Prediction, predict
 from edgedit.design.published import BATCH, IMAGES
 
-ORDER = ("proposed", "lower heads", "wide", "deep", "wider", "deeper")
-"""Who is taken when the one before is too slow: half the heads cost the paper least quality, then the neighbours in width."""
-LADDER = (10_000_000, 5_000_000, 2_200_000, 1_000_000, 420_000, 200_000, 100_000, 50_000, 20_000)
+ORDER = ("proposed", "lower heads", "wide", "deep", "smaller", "wider", "deeper")
+"""Who is taken when the one before is too slow: half the heads cost the paper least quality, then the neighbours in width, then the
+proposal of a smaller budget; the far ends of a budget, one or thirty blocks, were the worst of the paper's tables."""
+LADDER = (10_000_000, 5_000_000, 3_500_000, 2_200_000, 1_500_000, 1_000_000, 700_000, 420_000, 200_000, 100_000, 50_000, 20_000)
 """Budgets that are tried when nothing under the given one is fast enough."""
 
 
@@ -88,6 +89,8 @@ def design(params: int | str, device: str | Path | Device = "orin-nano", *, mode
     for name, spec in shapes(limit, **extra).items():
         first = predict(spec, here, mode=mode, **common)
         made.append(candidate(name, spec, limit, here, first, _modes(spec, here, first, common)))
+    if max_latency_s is not None and not any(_seconds(c) <= max_latency_s for c in made if c.name not in ("wider", "deeper")):
+        made += _smaller(wanted, max_latency_s, here, mode, common, extra)
     fitting = [c for c in made if max_latency_s is None or _seconds(c) <= max_latency_s]
     open_still = [] if fitting or made[0].prediction.best == "corrected" else [c for c in made if _floor_s(c) <= (max_latency_s or 0.0)]
     if not fitting and not open_still:
@@ -97,6 +100,21 @@ def design(params: int | str, device: str | Path | Device = "orin-nano", *, mode
     p = made[0].prediction
     return Designs(wanted, limit, here.name, p.mode, p.precision, batch, images, max_latency_s, tuple(made), taken.name, reason,
                    _notes(made, limit, wanted))
+
+
+def _smaller(wanted: int, limit_s: float, device: Device, mode: str | None, common: dict[str, Any],
+             sizes: dict[str, int]) -> list[Candidate]:
+    """The proposal of the largest smaller budget that holds the limit, as "smaller"; empty when none of the ladder does."""
+    for budget in (b for b in LADDER if b < wanted):
+        limit = int(budget * (1 + TOLERANCE))
+        try:
+            spec = shapes(limit, **sizes)["proposed"]
+        except UsageError:
+            return []
+        first = predict(spec, device, mode=mode, **common)
+        if first.seconds[first.best] <= limit_s:
+            return [candidate("smaller", spec, limit, device, first, _modes(spec, device, first, common))]
+    return []
 
 
 def _modes(spec: DiTSpec, device: Device, first: Prediction, common: dict[str, Any]) -> dict[str, Prediction]:
@@ -159,7 +177,7 @@ def _reason(taken: Candidate, made: list[Candidate], limit_s: float | None) -> s
     if taken.name != "proposed":
         first = next(c for c in made if c.name == "proposed")
         text += f" The proposed {first.spec.label} is predicted at {_seconds(first):.3g} s, above the limit of {limit_s:g} s;"
-        text += f" '{taken.name}' is the nearest that holds it."
+        text += " a smaller budget's proposal holds it." if taken.name == "smaller" else f" '{taken.name}' is the nearest that holds it."
     else:
         text += " In the paper wider designs of one budget lose quality and deeper ones time."
     if limit_s is not None:
@@ -175,8 +193,7 @@ def _reason(taken: Candidate, made: list[Candidate], limit_s: float | None) -> s
 
 def _notes(made: list[Candidate], limit: int, wanted: int) -> tuple[str, ...]:
     notes = [f"designs may have up to {limit:,} parameters: budgets are round numbers"] if limit > wanted else []
-    if any(c.spec.parameters < 0.8 * wanted for c in made):
-        few = ", ".join(c.spec.label for c in made if c.spec.parameters < 0.8 * wanted)
+    if few := ", ".join(c.spec.label for c in made if c.spec.parameters < 0.8 * wanted and c.name != "smaller"):
         notes.append(f"{few}: one block more would not fit, and less than 80 % of the budget is used")
     seen = dict.fromkeys(note for c in made for note in c.prediction.notes if "outside the fitted" not in note)
     beyond = [c.spec.label for c in made if any("outside the fitted" in note for note in c.prediction.notes)]

@@ -96,6 +96,14 @@ def test_a_latency_takes_the_nearest_that_holds_it():
     assert design("0.42M", max_latency_s=140).take == "wide"
 
 
+def test_a_smaller_proposal_comes_before_the_far_ends():
+    made = design("5M", "orin-nano-super", max_latency_s=300)
+    taken = next(c for c in made.candidates if c.name == made.take)
+    assert made.take == "smaller" and taken.verdict.follows and taken.spec.parameters < 3_000_000
+    assert taken.prediction.seconds[taken.prediction.best] <= 300 and "smaller budget" in made.recommendation
+    assert "smaller" not in {c.name for c in design("5M", "orin-nano-super", max_latency_s=400).candidates}
+
+
 def test_records_decide_when_there_are_any():
     slow = record((5, 64, 8), seconds=2.0)
     with pytest.raises(UsageError, match="by your records"):
