@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,28 @@ from edgedit.cli.quickstart import commands
 SMALL = ["--set", "model.depth=1", "--set", "model.width=16", "--set", "model.heads=2", "--set", "model.patch=4", "--set", "threads=1"]
 
 
+Made = dict[str, dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("path")
 
 
-def verb(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def made(path: Path) -> Made:
+    """What every verb printed, run in a row."""
+    return {name: verb(*arguments) for name, arguments in steps(path).items()}
+
+
+def verb(*arguments: object) -> dict[str, Any]:
     """Run one verb with --json and parse what it printed."""
-    try:
-        main([*map(str, arguments), "--json"])
-    except SystemExit as stop:
-        assert stop.code in (0, None), capsys.readouterr().err
-    return json.loads(capsys.readouterr().out)
+    with redirect_stdout(StringIO()) as out:
+        try:
+            main([*map(str, arguments), "--json"])
+        except SystemExit as stop:
+            assert stop.code in (0, None), out.getvalue()
+    return json.loads(out.getvalue())
 
 
 def steps(p: Path) -> dict[str, list[object]]:
@@ -45,8 +57,7 @@ def steps(p: Path) -> dict[str, list[object]]:
     }
 
 
-def test_the_path(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = {name: verb(capsys, *arguments) for name, arguments in steps(path).items()}
+def test_the_path(path: Path, made: Made) -> None:
     assert made["train"]["complete"] and made["train"]["step"] == 4
     assert made["compare"]["ok"]
     assert made["profile"]["protocol"]["batches"] == 8 and made["profile"]["protocol"]["last_batch"] == 4
@@ -58,28 +69,28 @@ def test_the_path(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert threes["images"].shape == (20, 8, 8, 1) and set(threes["labels"]) == {3}
 
 
-def test_again_changes_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_again_changes_nothing(path: Path, made: Made) -> None:
     before = {name: (path / name / "manifest.json").read_bytes() for name in ("pairs", "student", "bundle", "half", "record")}
     for name in ("pairs", "train", "export", "half", "generate", "profile"):
-        verb(capsys, *steps(path)[name])
+        verb(*steps(path)[name])
     assert {name: (path / name / "manifest.json").read_bytes() for name in before} == before
 
 
-def test_torch_runs_the_student_of_a_bundle(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = verb(capsys, "generate", path / "bundle", "--count", 20, "--class", "3", "--runtime", "torch", "--npz", path / "torch.npz")
+def test_torch_runs_the_student_of_a_bundle(path: Path, made: Made) -> None:
+    got = verb("generate", path / "bundle", "--count", 20, "--class", "3", "--runtime", "torch", "--npz", path / "torch.npz")
     assert got["provider"] == "torch-cpu"
     ours, theirs = np.load(path / "threes.npz")["images"], np.load(path / "torch.npz")["images"]
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
-    got = verb(capsys, "profile", path / "bundle", "--images", 20, "--warmup", 0, "--idle", 0, "--power", "none", "--runtime", "torch",
+    got = verb("profile", path / "bundle", "--images", 20, "--warmup", 0, "--idle", 0, "--power", "none", "--runtime", "torch",
                "--out", path / "torch-record")
     assert got["protocol"]["runtime"] == "torch"
 
 
-def test_a_student_trained_further_is_exported_anew(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_trained_further_is_exported_anew(path: Path, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     train = [6 if a == 4 else a for a in steps(path)["train"]]
-    assert verb(capsys, *train)["step"] == 6
+    assert verb(*train)["step"] == 6
     before = (path / "bundle" / "manifest.json").read_bytes()
-    verb(capsys, *steps(path)["export"])
+    verb(*steps(path)["export"])
     assert (path / "bundle" / "manifest.json").read_bytes() != before
     links = verb_of_changed(capsys, path)
     assert [k["status"] for k in links][:2] == ["verified", "changed"]
