@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgedit.design.predict import predict
     from edgedit.design.stage import design
+    from edgedit.design.sweep.run import sweep
 
-__all__ = ["design", "predict"]
+__all__ = ["design", "predict", "sweep"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`edgedit.design(…)` and `edgedit.predict(…)`, imported when they are asked for."""
+    """`edgedit.design(…)`, `edgedit.predict(…)` and `edgedit.sweep(…)`, imported when they are asked for."""
     from importlib import import_module
 
     if name == "design":  # the room, which can be called: Python binds its name as soon as anything inside is imported
         return import_module("edgedit.design")
     if name == "predict":
         return import_module("edgedit.design.predict").predict
+    if name == "sweep":
+        return import_module("edgedit.design.sweep.run").sweep
     raise AttributeError(f"module 'edgedit' has no attribute '{name}'")
