@@ -70,8 +70,8 @@ class RayNodes:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "RAY_TMPDIR": str(self.folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_health_check_period_ms": "1000",
-                "PYTHONPATH": str(Path(__file__).parents[2])}
+        return {**os.environ, "RAY_TMPDIR": str(self.folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token,
+                "RAY_health_check_period_ms": "1000", "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def start(self) -> None:
         """Start the head first, then another node; returns when it takes part."""
