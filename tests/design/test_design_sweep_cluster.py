@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,11 +143,11 @@ def begin(nodes: RayNodes, folder: Path, where: str, steps: int = STEPS,
                             env=environment or nodes.environment)
 
 
-def until(what: str, found: object, folder: Path, seconds: float = 120) -> None:
-    """Wait until a callable is true."""
-    end = time.monotonic() + seconds
-    while not found():  # type: ignore[operator]
-        assert time.monotonic() < end, f"{what}: {(folder / 'sweep.log').read_text()[-3000:]}"
+def until(what: str, found: Callable[[], object], run: subprocess.Popen[str], folder: Path) -> None:
+    """Wait while the sweep runs, until something is true."""
+    end = time.monotonic() + 120
+    while not found():
+        assert run.poll() is None and time.monotonic() < end, f"{what}: {(folder / 'sweep.log').read_text()[-3000:]}"
         time.sleep(0.1)
 
 
@@ -163,7 +163,7 @@ def test_a_node_that_is_killed_half_way_loses_nothing(ray_nodes: RayNodes, tmp_p
     run = begin(ray_nodes, tmp_path, f"ray://127.0.0.1:{ray_nodes.client}")
     folder = Folder(tmp_path / "s")
     rows = ("r0", "r1")
-    until("both train", lambda: all(saved(tmp_path, row) for row in rows), tmp_path)
+    until("both train", lambda: all(saved(tmp_path, row) for row in rows), run, tmp_path)
     assert len({folder.status(f"train-{row}").node for row in rows}) == 2, "one on each node"
     tree = descendants(ray_nodes.nodes[1].pid)
     there = next(row for row in rows if any(f"rows/{row}/student" in Path(f"/proc/{p}/cmdline").read_text() for p in tree))
@@ -183,7 +183,7 @@ def test_a_node_that_is_killed_half_way_loses_nothing(ray_nodes: RayNodes, tmp_p
 def test_a_head_that_goes_away_is_told_and_nothing_is_lost(ray_nodes: RayNodes, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", 200)
     run = begin(ray_nodes, tmp_path, f"ray://127.0.0.1:{ray_nodes.client}")
-    until("it trains", lambda: saved(tmp_path, "r0"), tmp_path)
+    until("it trains", lambda: saved(tmp_path, "r0"), run, tmp_path)
     ray_nodes.kill(0)
     assert run.wait(60) == MissingError.code, (tmp_path / "sweep.log").read_text()[-3000:]
     assert "went away" in (tmp_path / "sweep.log").read_text()
@@ -197,7 +197,7 @@ def test_a_head_that_goes_away_is_told_and_nothing_is_lost(ray_nodes: RayNodes, 
 def test_a_stop_lets_jobs_on_the_nodes_save(ray_nodes: RayNodes, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", 200)
     run = begin(ray_nodes, tmp_path, f"ray://127.0.0.1:{ray_nodes.client}", steps=100_000)
-    until("it trains", lambda: saved(tmp_path, "r0"), tmp_path)
+    until("it trains", lambda: saved(tmp_path, "r0"), run, tmp_path)
     run.send_signal(signal.SIGTERM)
     assert run.wait(120) == 130, (tmp_path / "sweep.log").read_text()[-3000:]
     states = {row["name"]: (row["status"], row["why"]) for row in json.loads((tmp_path / "s/rows.json").read_text())}

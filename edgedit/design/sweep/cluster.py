@@ -223,7 +223,7 @@ def connect(ray: ModuleType, where: str, address: str) -> None:
         else:
             ray.init(address=f"ray://{address}" if where != "ray" else address, **quiet)
     except (ConnectionError, RuntimeError, TimeoutError, OSError, ValueError) as error:
-        raise MissingError(f"Ray at {address or 'this machine'} cannot be used", saw=str(error).strip().splitlines()[0],
+        raise MissingError(f"Ray at {address or 'this machine'} cannot be used", saw=_short(error),
                            fix="the same Ray and the same Python 3.x on the head, the nodes and here; a head that asks for a token needs "
                                "RAY_AUTH_MODE=token and its token here (docs.ray.io, token authentication); or --where local") from error
 
@@ -258,6 +258,12 @@ def check_nodes(ray: ModuleType, folder: Folder, plan: Plan, say: Say) -> None:
                    fix="put --out and --pairs where every node sees them under the same path (NFS, say), with the same edgedit installed")
     say(Event(f"Ray: {len(nodes)} nodes, {sum(n['Resources']['CPU'] for n in nodes):g} processors, "
               f"{sum(n['Resources'].get('GPU', 0) for n in nodes):g} GPUs; all see {folder.path}"))
+
+
+def _short(error: BaseException) -> str:
+    """First and last line of what Ray says, which may be a page."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
 
 
 def _answer(ray: ModuleType, ref: Any) -> str:

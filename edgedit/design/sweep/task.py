@@ -11,18 +11,20 @@ def attempt_task() -> Callable[[str, str], int]:
     def attempt(folder: str, name: str) -> int:
         import subprocess
         import sys
+        import time
 
         import ray
 
         node = f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[:8]}"
         command = [sys.executable, "-m", "edgedit.design.sweep.attempt", folder, name, node]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-        while True:
+        while process.poll() is None:
             try:
-                return process.wait()
-            except KeyboardInterrupt:  # the task was cancelled: the job may save
+                time.sleep(0.3)  # Ray's cancelling reaches Python code between two steps, not a process that waits in the system
+            except KeyboardInterrupt:  # the job may save
                 if process.stdin is not None:
                     process.stdin.close()
+        return process.returncode
 
     return attempt
 
