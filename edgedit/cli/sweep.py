@@ -27,6 +27,8 @@ def sweep(
     rows: Annotated[str | None, typer.Option(help="Names of the rows to run, with commas; all by default.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="For rows that need the teacher (setup dmd): the one that made the pairs.")] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="For trainings by LPIPS, where its weights cannot be downloaded.")] = None,
+    device: Annotated[str | None, typer.Option(help="What latency is predicted for: orin-nano, orin-nano-super, h200 or a device file; by "
+                                                    "default the machine of the records, where it is known.")] = None,
     where: Annotated[str, typer.Option(help="local: one job after another here. ray: this machine's Ray cluster. "
                                             "ray://HEAD:10001: that one; --out and --pairs must lie where all nodes see them.")] = "local",
     sets: Sets = None,
@@ -50,6 +52,7 @@ def sweep(
     options = {"budget.steps": steps, "budget.epochs": epochs, "budget.images_seen": images_seen, "budget.minutes": minutes,
                "budget.pairs_limit": pairs_limit, "budget.profile_images": profile_images, "budget.evaluate_images": evaluate_images,
                "stages": _names(stages), "rows": _names(rows), "teacher": teacher,
+               "device": device,
                "train.lpips_weights": str(lpips_weights.resolve()) if lpips_weights else None}
     settings = resolve(SweepSettings, sets=sets or (), options=options)
     with Console(json) as ui:

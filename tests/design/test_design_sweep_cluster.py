@@ -85,6 +85,9 @@ class RayNodes:
         while b"Ray runtime started" not in (self.folder / f"node-{len(self.nodes) - 1}.log").read_bytes():
             assert self.nodes[-1].poll() is None and time.monotonic() < end, Path(log.name).read_text()
             time.sleep(0.2)
+        while not cluster.answers(f"127.0.0.1:{self.client}"):
+            assert time.monotonic() < end, "the head never listened to clients"
+            time.sleep(0.2)
 
     def kill(self, k: int) -> None:
         """The node's power goes off: SIGKILL to its raylet, its workers and all that they started, at once."""

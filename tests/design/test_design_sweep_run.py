@@ -61,13 +61,15 @@ def test_all_stages_of_good_rows_beside_one_that_cannot_train(pairs: Path, tmp_p
     rows = ({"name": "helped", "design": [2, 16, 2], "train": {"setup": "ta"}, "students": {"setup.assistant": "helper"}},
             {"name": "bad", "design": [1, 16, 2], "train": {"setup": {"name": "mi1", "layers": [1, 5]}}},
             {"name": "helper", "design": [2, 32, 2], "helper": True})
-    given = settings(pairs, budget__steps=3, budget__pairs_limit=50)
+    (here := tmp_path / "here.toml").write_text('kind = "cpu"\nfp32_tflops = 0.1\ndram_gb_s = 30\nexponentials_g = 4\n')
+    given = settings(pairs, budget__steps=3, budget__pairs_limit=50, device=str(here))
     made = sweep(table(*rows), pairs, tmp_path / "s", given)
     good, bad = made.rows
     assert good.status == "done" and set(good.paths) == {"student", "bundle", "record", "evaluation"} and not made.complete
     assert good.quality is not None and good.quality["name"] == "spread" and good.quality["n"] == 40
     assert good.images_per_s and good.latency_50k_s == pytest.approx(50_000 / good.images_per_s) and good.device
     assert good.budget["pairs"] == 50
+    assert set(good.predicted_s) == {"floor"} and good.predicted_for == "here"
     for words in ("trained on 48 of the table's 640 images", "the first 50 of 64 pairs", "profiled over 64 of 50,000 images",
                   "scored on 40 of 50,000 images"):
         assert words in good.budget["cut"]

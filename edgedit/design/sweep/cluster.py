@@ -215,17 +215,26 @@ def answers(address: str) -> bool:
 
 
 def connect(ray: ModuleType, where: str, address: str) -> None:
-    """Join the cluster, or begin one here; MissingError where Ray refuses."""
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if not address:
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            ray.init(address=f"ray://{address}" if where != "ray" else address, **quiet)
-    except (ConnectionError, RuntimeError, TimeoutError, OSError, ValueError) as error:
-        raise MissingError(f"Ray at {address or 'this machine'} cannot be used", saw=_short(error),
-                           fix="the same Ray and the same Python 3.x on the head, the nodes and here; a head that asks for a token needs "
-                               "RAY_AUTH_MODE=token and its token here (docs.ray.io, token authentication); or --where local") from error
+    """Join the cluster, or begin one here; MissingError where Ray refuses.
+
+    A head that was started a moment ago answers and may yet fail to let a client in: it is asked once more.
+    """
+    if not address:
+        place: dict[str, Any] = {"address": "local", "include_dashboard": False}
+    else:
+        place = {"address": address if where == "ray" else f"ray://{address}"}
+    for again in (True, False):
+        try:
+            ray.init(**place, log_to_driver=False, logging_level="ERROR")
+            return
+        except (ConnectionError, RuntimeError, TimeoutError, OSError, ValueError) as error:
+            if again and "Initialization failure" in str(error):
+                time.sleep(KNOCK_EVERY_S)
+                continue
+            raise MissingError(f"Ray at {address or 'this machine'} cannot be used", saw=_short(error),
+                               fix="the same Ray and the same Python 3.x on the head, the nodes and here; a head that asks for a "
+                                   "token needs RAY_AUTH_MODE=token and its token here (docs.ray.io, token authentication); or "
+                                   "--where local") from error
 
 
 def check_nodes(ray: ModuleType, folder: Folder, plan: Plan, say: Say) -> None:

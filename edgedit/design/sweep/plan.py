@@ -13,6 +13,7 @@ from edgedit.core.artifact import open_artifact
 from edgedit.core.errors import UsageError, did_you_mean
 from edgedit.core.pairset import PairSet
 from edgedit.core.spec import DiTSpec
+from edgedit.design.devices import find_device
 from edgedit.design.sweep.commands import FREE, arguments, flat, name_of
 from edgedit.design.sweep.settings import STAGES, SweepSettings
 from edgedit.design.sweep.table import PAPER_PAIRS, SECTIONS, Table, TableRow, merged
@@ -104,12 +105,14 @@ def make_plan(table: Table, pairs: str | Path, settings: SweepSettings) -> Plan:
     """The jobs of a table on these pairs.
 
     Raises:
-        UsageError: settings that contradict each other, an unknown row, a design that cannot be, nothing left to run.
+        UsageError: settings that contradict each other, an unknown row or device, a design that cannot be, nothing left to run.
         ArtifactError: `pairs` is not a folder of pairs; `teacher` not one of a teacher.
     """
     settings.budget.check()
     if strange := [s for s in settings.stages if s not in STAGES]:
         raise UsageError(f"there is no stage '{strange[0]}'", fix=did_you_mean(strange[0], STAGES))
+    if settings.device is not None:
+        find_device(settings.device)
     data = PairSet.open(Path(pairs).expanduser().resolve(), verify=False)
     if settings.teacher is not None:
         open_artifact(settings.teacher, "teacher", verify=False, fix="edgedit teacher train or convert makes one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from edgedit.core.artifact import Parent, open_artifact, read_manifest, seal
 from edgedit.core.errors import ArtifactError
 from edgedit.core.files import write_atomic
 from edgedit.core.record import Record, load_record
+from edgedit.design.devices import find_device
 from edgedit.design.sweep.plan import Plan, PlannedRow
+from edgedit.design.sweep.predictions import predict_rows
+from edgedit.design.sweep.settings import SweepSettings
 from edgedit.design.sweep.state import KIND, ROWS_FILE, SWEEP_FILE, Folder, Status
 
 LATENCY_IMAGES, QUALITY_IMAGES = 50_000, 50_000
@@ -33,6 +36,7 @@ class Row:
         paths: of "student", "bundle", "record", "evaluation", those that are there; absolute.
         latency_50k_s: 50,000 / images_per_s.
         device: what the profile ran on.
+        predicted_s: seconds for 50,000 images by model, which had not seen this row's record; `predicted_for`: device and mode.
     """
 
     name: str
@@ -59,11 +63,20 @@ class Row:
     device: str
     final_loss: float | None = None
     attempts: dict[str, list[list[str]]] = field(default_factory=dict)
+    predicted_s: dict[str, float] = field(default_factory=dict)
+    predicted_for: str = ""
 
 
 def collect(plan: Plan, folder: Folder) -> list[Row]:
     """All rows of a plan, as they stand now."""
-    return [_row(plan, row, folder) for row in plan.rows]
+    rows = [_row(plan, row, folder) for row in plan.rows]
+    settings = SweepSettings.model_validate(plan.settings)
+    specs = {row.name: row.spec for row in plan.rows if row.spec and not row.skip}
+    told = predict_rows(specs, {row.name: row.precision for row in plan.rows},
+                        {row.name: load_record(row.paths["record"]) for row in rows if "record" in row.paths},
+                        find_device(settings.device) if settings.device else None, settings.export)
+    return [replace(row, predicted_s=told[row.name].seconds, predicted_for=told[row.name].device) if row.name in told else row
+            for row in rows]
 
 
 def load_sweep(folder: str | Path) -> list[Row]:

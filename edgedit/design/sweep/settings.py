@@ -56,6 +56,8 @@ class SweepSettings(Settings):
     """Names of the rows to run; empty: all."""
     teacher: Path | None = None
     """Teacher of the rows that need one (setup dmd)."""
+    device: str | None = None
+    """What latency is predicted for: a known device or a device file; None: the known device that the records are of."""
     train: dict[str, Any] = Field(default={})
     """Settings of every row's training, as `edgedit train --set` names them; they win over the table's."""
     evaluate: dict[str, Any] = Field(default={})
