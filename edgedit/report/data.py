@@ -8,9 +8,9 @@ from typing import Any
 
 from edgedit.report import fronts
 from edgedit.report.sources import Sources
-from edgedit.report.sweeps import SweepSource
+from edgedit.report.sweeps import Row, SweepSource
 from edgedit.report.tables import Table
-from edgedit.report.words import SPACE
+from edgedit.report.words import SPACE, near
 
 SCHEMA = 1
 
@@ -22,7 +22,7 @@ def json_text(page: dict[str, Any], found: Sources) -> str:
         "title": page["title"], "lead": page["lead"],
         "verdicts": [{"level": v.level, "text": v.text, "fix": v.fix, "of": v.of} for v in page["verdicts"]],
         "sweeps": [{"name": s.name, "digest": s.artifact.manifest.digest, "notes": s.notes,
-                    "rows": [row.model_dump(mode="json") for row in s.rows], "fronts": _fronts(s), "tables": _tables(shown)}
+                    "rows": [_row(row) for row in s.rows], "fronts": _fronts(s), "tables": _tables(shown)}
                    for s, shown in zip(found.sweeps, page["sweeps"], strict=True)],
         "records": [{"name": shown["name"], "digest": s.artifact.manifest.digest, "record": s.record.model_dump(mode="json"),
                      "notes": s.notes, "tables": _tables(shown)}
@@ -38,6 +38,14 @@ def json_text(page: dict[str, Any], found: Sources) -> str:
                                                  for k, link in c["links"]]} for c in page["chains"]],
     }
     return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False).replace(SPACE, " ") + "\n"
+
+
+def _row(row: Row) -> dict[str, Any]:
+    values = row.model_dump(mode="json")
+    values["paths"] = {role: path and near(path) for role, path in row.paths.items()}
+    if row.quality is not None and row.quality.path:
+        values["quality"]["path"] = near(row.quality.path)
+    return values
 
 
 def _fronts(sweep: SweepSource) -> list[dict[str, Any]]:

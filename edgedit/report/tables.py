@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgedit.core import paper
@@ -11,7 +11,7 @@ from edgedit.core.artifact import Manifest, Parent
 from edgedit.core.record import Power, Record
 from edgedit.report import derived
 from edgedit.report.sources import ParitySource
-from edgedit.report.words import SPACE, UNKNOWN, count, energy, flops, millions, missing, number, power, quantity, seconds
+from edgedit.report.words import SPACE, UNKNOWN, count, energy, flops, millions, missing, near, number, power, quantity, seconds
 
 Facts = list[tuple[str, str]]
 """Names and values, one a line."""
@@ -232,10 +232,10 @@ def chain(role: str, manifest: Manifest, path: str) -> list[tuple[int, Parent]]:
     """An artifact and everything it was made from, with the distance from it: record 0, bundle 1, student 2, pairs 3 …"""
     def walk(parents: Sequence[Parent], depth: int) -> Iterator[tuple[int, Parent]]:
         for parent in parents:
-            yield depth, parent
+            yield depth, replace(parent, path=near(parent.path))
             yield from walk(parent.parents, depth + 1)
 
-    own = Parent(role, manifest.kind, manifest.digest, path, str(manifest.info.get("label", "")))
+    own = Parent(role, manifest.kind, manifest.digest, near(path), str(manifest.info.get("label", "")))
     first: dict[str, tuple[int, Parent]] = {}
     for depth, link in [(0, own), *walk(manifest.parents, 1)]:
         first.setdefault(link.digest or f"{link.role} {link.path}", (depth, link))

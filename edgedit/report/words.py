@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 SPACE = "\u00a0"
 """Between a number and its unit, so that a line never breaks there."""
@@ -101,3 +102,11 @@ def plural(n: int, noun: str) -> str:
 def listing(items: list[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def near(path: str) -> str:
+    """A path as one would type it here: relative to the current folder if it lies inside it. Pages are sent around; homes are not."""
+    try:
+        return Path(path).relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -69,3 +70,9 @@ def test_quantities_never_fail_and_never_hide_a_missing_value(value: float | Non
 def test_listing_and_plural() -> None:
     assert words.listing(["a"]) == "a" and words.listing(["a", "b", "c"]) == "a, b and c" and words.listing([]) == ""
     assert words.plural(1, "record") == "1 record" and words.plural(1200, "record") == "1,200 records"
+
+
+def test_paths_are_told_as_one_would_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words.near(str(tmp_path / "sweep" / "rows" / "a")) == "sweep/rows/a" and words.near("sweep") == "sweep"
+    assert words.near(str(tmp_path.parent / "pairs")) == str(tmp_path.parent / "pairs") and words.near("") == ""
