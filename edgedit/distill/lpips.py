@@ -83,6 +83,10 @@ class Lpips(nn.Module):
         """Scalar: the mean of `distances`."""
         return self.distances(prediction, target).mean()
 
+    def terms(self, prediction: Tensor, target: Tensor | Features) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, which has no terms."""
+        return self(prediction, target), {}
+
     def distances(self, prediction: Tensor, target: Tensor | Features) -> Tensor:
         """Images (B, C, S, S) in about [-1, 1], C = 1 or 3, and as many targets or their `features` → float32 (B,)."""
         return self._compare(prediction, self.features(target) if isinstance(target, Tensor) else target)

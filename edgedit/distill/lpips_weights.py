@@ -78,6 +78,24 @@ def load_trunk(net: str, weights: Path | None) -> tuple[dict[str, Tensor], str]:
     return trunk, digest.hexdigest()
 
 
+def find_net(weights: Path | None) -> str | None:
+    """The net whose trunk is here without a download: that of a file, or the first of squeeze, alex, vgg in torchvision's cache.
+
+    Raises:
+        MissingError: no such file, or no torchvision.
+        ArtifactError: the file is no state dict, or fits none of the three.
+    """
+    if weights is None:
+        cached = Path(torch.hub.get_dir()) / "checkpoints"
+        return next((net for net in TAPS if (cached / Path(_published(net).url).name).is_file()), None)
+    trunk, _ = load_trunk("squeeze", weights)
+    for net in TAPS:
+        if not _unfit(_layers(net)[: TAPS[net][-1] + 1], trunk):
+            return net
+    raise ArtifactError(f"{weights} fits none of LPIPS's networks ({', '.join(TAPS)})", saw=sorted(trunk)[:3],
+                        fix="give torchvision's state dict of SqueezeNet 1.1, AlexNet or VGG-16")
+
+
 def _published(net: str) -> Any:
     from torchvision import models
 
@@ -97,16 +115,20 @@ def _layers(net: str) -> nn.Sequential:
 
 def _fill(layers: nn.Sequential, net: str, weights: dict[str, Tensor]) -> None:
     """Give the layers their weights, in float32; ArtifactError when they do not fit."""
-    wanted = {name: tuple(t.shape) for name, t in layers.state_dict().items()}
-    seen = {name: weights.get(f"features.{name}") for name in wanted}
-    wrong = [n for n, t in seen.items() if t is None or tuple(t.shape) != wanted[n]]
-    if wrong:
-        found = seen[wrong[0]]
+    wanted = layers.state_dict()
+    if wrong := _unfit(layers, weights):
+        found = weights.get(f"features.{wrong[0]}")
         shape = None if found is None else tuple(found.shape)
         raise ArtifactError(f"these weights are not torchvision's {net} trunk",
-                            saw=f"features.{wrong[0]}: {shape}, needed {wanted[wrong[0]]}",
+                            saw=f"features.{wrong[0]}: {shape}, needed {tuple(wanted[wrong[0]].shape)}",
                             fix=f"give the state dict of {_published(net).url}")
-    layers.load_state_dict({n: t.detach().float().clone() for n, t in seen.items() if t is not None}, assign=True)
+    layers.load_state_dict({n: weights[f"features.{n}"].detach().float().clone() for n in wanted}, assign=True)
+
+
+def _unfit(layers: nn.Sequential, weights: dict[str, Tensor]) -> list[str]:
+    """Names of the layers' tensors that `weights` lack or have in another shape."""
+    shapes = {name: t.shape for name, t in weights.items()}
+    return [name for name, t in layers.state_dict().items() if shapes.get(f"features.{name}") != t.shape]
 
 
 def _read(file: Path, fix: str) -> dict[str, Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from pydantic.functional_validators import BeforeValidator
 
+from edgedit.core.errors import UsageError, did_you_mean
 from edgedit.core.settings import Settings, find_preset, read_presets
 from edgedit.core.spec import DiTSpec
 from edgedit.distill.setup import SetupSettings, find_options
@@ -48,11 +49,49 @@ class LpipsSettings(Settings):
     """ImageNet weights of the trunk (torchvision's state dict); None lets torchvision find or download them."""
 
 
+LOSSES = ("l1", "l2", "lpips")
+
+
+class LossWeights(Settings):
+    """What each term is multiplied by. A term is left out by its absence from `loss.name`, not by a weight of 0."""
+
+    l1: float = Field(default=1, gt=0)
+    l2: float = Field(default=1, gt=0)
+    lpips: float = Field(default=1, gt=0)
+
+
 class LossSettings(Settings):
     """How far the student's image is from the teacher's."""
 
-    name: Literal["l1", "l2", "lpips"] = "lpips"
+    name: str = "lpips"
+    """l1, l2, lpips, or a sum of them: "l1+lpips". The order says nothing."""
+    weights: LossWeights = LossWeights()
+    """Of the sum's terms."""
     lpips: LpipsSettings = LpipsSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        """The terms in the order of `LOSSES`; UsageError for one that is unknown or there twice."""
+        words = [word.strip() for word in name.split("+")]
+        if unknown := [word for word in words if word not in LOSSES]:
+            raise UsageError(f"there is no loss '{unknown[0]}'", saw=f"loss '{name}'", fix=did_you_mean(unknown[0], LOSSES))
+        if len(set(words)) < len(words):
+            raise UsageError("a term of a loss is there twice", saw=name, fix="its weight says how much it counts: --set loss.weights.l1=2")
+        return "+".join(word for word in LOSSES if word in words)
+
+    @model_validator(mode="after")
+    def _weighed(self) -> LossSettings:
+        for name, weight in self.weights.model_dump().items():
+            if weight != 1 and name not in self.terms:
+                raise UsageError(f"loss.weights.{name} weighs nothing: '{self.name}' has no such term", saw=weight,
+                                 fix=f"--loss {self.name}+{name}, or leave loss.weights.{name} out")
+        return self
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weight by name of term."""
+        return {name: float(getattr(self.weights, name)) for name in self.name.split("+")}
 
 
 class TrainSettings(LearnSettings):

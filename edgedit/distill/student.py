@@ -36,7 +36,7 @@ class StudentTrainer(Trainer[DiT]):
         if init is not None:
             model.load_state_dict(init)
         self.data, self.settings = data, settings
-        if settings.loss.name == "lpips" and ranks.world > 1:  # where it has to be downloaded, one process does that
+        if "lpips" in settings.loss.terms and ranks.world > 1:  # where it has to be downloaded, one process does that
             ranks.lead(lambda: load_trunk(settings.loss.lpips.net, settings.loss.lpips.weights)[1])
         context = Context(settings, data, spec, model, device, ranks, say if ranks.main else silent)
         self.setup: BaseSetup = setup_class(settings.setup.name)(context)
@@ -77,7 +77,7 @@ class StudentTrainer(Trainer[DiT]):
         """Facts of the data, the setup and the student."""
         spec, facts = self.model.spec, self.data.info
         return {"label": spec.label, "class_names": self.data.class_names,
-                "data": {k: facts[k] for k in ("label", "teacher", "sampler", "count") if k in facts},
+                "data": {k: facts[k] for k in ("label", "teacher", "sampler", "count", "noise", "seed", "start") if k in facts},
                 "setup": self.settings.setup.name, "loss": self.loss_facts(), "label_dropout": self.settings.label_dropout,
                 "step": progress.step, "ema_decay": self.settings.ema_decay,
                 "parameters": spec.parameters, "deployed_parameters": spec.deployed_parameters}

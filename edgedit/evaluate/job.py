@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from edgedit.core.errors import UsageError
 from edgedit.core.say import Say
 from edgedit.evaluate.classifier import Classifier
+from edgedit.evaluate.generated import GeneratedSource
 from edgedit.evaluate.inception import Inception, find_weights
 from edgedit.evaluate.names import LITERATURE
 from edgedit.evaluate.pixels import Apart, Nearest
-from edgedit.evaluate.rows import Probe
+from edgedit.evaluate.rows import Comparison, Probe
 from edgedit.evaluate.settings import AGAINST, NETWORK, RAW, EvaluateSettings
 from edgedit.evaluate.sources import Source, choose
 from edgedit.evaluate.statistics import Statistics
+from edgedit.evaluate.teacher import Perceptual, ToTeacher
 from edgedit.learn.device import find_device
 from edgedit.learn.ranks import Ranks
 
@@ -45,6 +47,7 @@ class Job:
     inception: Inception | None
     classifier: Classifier | None
     nearest: Nearest | None
+    perceptual: Perceptual | None
     device: torch.device
     ranks: Ranks
     say: Say
@@ -59,6 +62,12 @@ class Job:
         """What is measured of each image of the source."""
         found: list[Probe] = [p for p in (self.inception, self.classifier, self.nearest) if p is not None]
         return [*found, Apart(by_class=self.by_class)] if self.settings.wants("spread") else found
+
+    def comparisons(self) -> list[Comparison]:
+        """What is measured of each image of the source against the teacher's."""
+        if isinstance(self.source, GeneratedSource) and self.settings.wants("teacher"):
+            return [ToTeacher(self.source, self.perceptual)]
+        return []
 
     def notes(self, protocol: str | None, reference_images: int | None) -> list[str]:
         """What a reader of the numbers must know."""
@@ -75,13 +84,16 @@ class Job:
             found.append(f"{facts['lossy_files']:,} of the files are lossy (JPEG or WebP): that alone moves FID")
         if facts.get("labels") == "random":
             found.append("labels were drawn at random; balanced ones are in use too, and give slightly other numbers")
+        if self.settings.wants("teacher") and facts.get("guidance_scale", 1) != 1:
+            found.append(f"the student was asked with guidance {facts['guidance_scale']:g}; what it was taught is the teacher's image "
+                         "without it (of a student: --guidance 1.0)")
         if facts.get("sha256", 0) == against.get("sha256", 1):
             found.append("source and reference are the same images")
         return found
 
 
 def open_job(source: Source, reference: Source | Statistics | None, settings: EvaluateSettings, held_out: Source | None, say: Say,
-             ranks: Ranks) -> Job:
+             ranks: Ranks, perceptual: Perceptual | None = None) -> Job:
     """Check that these sources can give these metrics, find weights, load networks.
 
     Raises:
@@ -89,6 +101,7 @@ def open_job(source: Source, reference: Source | Statistics | None, settings: Ev
     """
     reference = reference if settings.wants(*AGAINST) else None
     held_out = held_out if settings.wants("nearest") else None
+    perceptual = perceptual if settings.wants("teacher") else None
     statistics = reference if isinstance(reference, Statistics) else None
     images = None if isinstance(reference, Statistics) else reference
     _check(source, images, statistics, settings)
@@ -113,16 +126,20 @@ def open_job(source: Source, reference: Source | Statistics | None, settings: Ev
     plan = {
         "settings": settings.identity(), "source": {**source.identity, "used": len(chosen)}, "reference": of_reference,
         "held_out": None if held_out is None else held_out.identity,
-        "extractor": None if inception is None else inception.facts, "classifier": None if classifier is None else classifier.facts}
+        "extractor": None if inception is None else inception.facts, "classifier": None if classifier is None else classifier.facts,
+        "perceptual": None if perceptual is None else perceptual.facts}
     nearest = Nearest(images, device) if images is not None and settings.wants("nearest") else None
-    return Job(source, chosen, images, against, statistics, held_out, settings, inception, classifier, nearest, device, ranks, say,
-               json.loads(json.dumps(plan, default=str)))
+    return Job(source, chosen, images, against, statistics, held_out, settings, inception, classifier, nearest, perceptual, device, ranks,
+               say, json.loads(json.dumps(plan, default=str)))
 
 
 def _check(source: Source, images: Source | None, statistics: Statistics | None, settings: EvaluateSettings) -> None:
     if images is None and statistics is None and settings.wants(*AGAINST):
         raise UsageError(f"{', '.join(m for m in AGAINST if m in settings.metrics)} compare with a reference; none was given",
                          fix="--reference cifar10-train, a folder of images, pairs, or an .npz of statistics")
+    if settings.wants("teacher") and not (isinstance(source, GeneratedSource) and source.pairs is not None):
+        raise UsageError("the distance to the teacher needs teacher pairs, and a student or bundle that makes images of their noise",
+                         saw=source.name, fix="edgedit evaluate STUDENT --metrics teacher --pairs PAIRS")
     if settings.wants("accuracy") and settings.classifier is None:
         raise UsageError("accuracy needs a classifier",
                          fix="--classifier resnet56-4bfd9763.th, from github.com/akamaster/pytorch_resnet_cifar10")

@@ -31,6 +31,13 @@ class Probe(Protocol):
         """uint8 (n, H, W, C), int64 (n,) or None → arrays whose first axis is n."""
 
 
+class Comparison(Protocol):
+    """Something that measures each image against one that belongs to its number."""
+
+    def rows(self, images: NDArray[np.uint8], indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """uint8 (n, H, W, C), int64 (n,) → arrays whose first axis is n."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """The chunks of one source, spread over the processes of the run.
@@ -73,7 +80,7 @@ class Rows:
 
 
 def measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe], folder: Path, *, chunk: int, text: str, say: Say,
-            ranks: Ranks) -> Rows:
+            ranks: Ranks, comparisons: Sequence[Comparison] = ()) -> Rows:
     """Measure images, or go on with what an earlier run left in `folder`.
 
     Args:
@@ -83,6 +90,7 @@ def measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe],
         chunk: images in one.
         text: of the progress events.
         ranks: this process among the others.
+        comparisons: what else to measure of each, by its number.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +108,7 @@ def measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe],
         images = source.images(parts[k])
         labels = source.labels(parts[k]) if source.class_names else None
         found = {name: rows for probe in probes for name, rows in probe.rows(images, labels).items()}
+        found |= {name: rows for comparison in comparisons for name, rows in comparison.rows(images, parts[k]).items()}
         stream = io.BytesIO()
         np.savez(stream, **found)  # type: ignore[arg-type]
         write_atomic(_file(folder, k), stream.getvalue())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from edgedit.core.settings import Settings
+from edgedit.learn.settings import Optional
 
-Metric = Literal["fid", "is", "kid", "pr", "accuracy", "spread", "nearest"]
-METRICS: tuple[Metric, ...] = ("fid", "is", "kid", "pr", "accuracy", "spread", "nearest")
+Metric = Literal["fid", "is", "kid", "pr", "accuracy", "spread", "nearest", "teacher"]
+METRICS: tuple[Metric, ...] = ("fid", "is", "kid", "pr", "accuracy", "spread", "nearest", "teacher")
 NETWORK: tuple[Metric, ...] = ("fid", "is", "kid", "pr")
 """Metrics on features of the Inception network."""
 AGAINST: tuple[Metric, ...] = ("fid", "kid", "pr", "spread", "nearest")
@@ -18,10 +19,21 @@ RAW: tuple[Metric, ...] = ("kid", "pr", "spread", "nearest")
 """Metrics for which the reference's statistics are not enough: they need its images."""
 
 
+class PerceptualSettings(Settings):
+    """The LPIPS of metric `teacher`: which of the many. The record has it with the hashes of its weights."""
+
+    net: Literal["auto", "squeeze", "alex", "vgg", "none"] = "auto"
+    """auto: the net whose weights are here, given or cached; without any, LPIPS is left out, which is said."""
+    resolution: Annotated[Annotated[int, Field(ge=16)] | None, Optional] = 64
+    """Side that both images are resized to, bilinear; None ("native") takes them as they are."""
+    weights: str | None = None
+    """torchvision's state dict of the net."""
+
+
 class EvaluateSettings(Settings):
     """What to measure, on how many images, with which networks."""
 
-    free: ClassVar[tuple[str, ...]] = ("batch", "device", "extractor_weights", "classifier")
+    free: ClassVar[tuple[str, ...]] = ("batch", "device", "extractor_weights", "classifier", "lpips")
     """Settings that may differ when an evaluation goes on: weights are compared by their hash instead."""
 
     metrics: tuple[Metric, ...] = Field(default=("fid", "is"), min_length=1)
@@ -37,6 +49,8 @@ class EvaluateSettings(Settings):
     """The network's weights; None: torch-fidelity's published file, downloaded once."""
     classifier: str | None = None
     """Weights of a CIFAR ResNet, for `accuracy`."""
+    lpips: PerceptualSettings = PerceptualSettings()
+    """For `teacher`. (What came of it is compared by its own facts.)"""
     is_splits: int = Field(default=10, ge=1)
     kid_subsets: int = Field(default=100, ge=1)
     kid_subset_size: int = Field(default=1000, ge=2)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lpips_kit import package
+from lpips_kit import NETS, package
 
 from edgedit.core.errors import ArtifactError, MissingError
 from edgedit.distill.lpips import Lpips
+from edgedit.distill.lpips_weights import find_net
 from edgedit.distill.settings import LpipsSettings
 
 
@@ -59,3 +60,20 @@ def test_a_weights_file_that_is_code_is_not_run(tmp_path):
         with pytest.raises(ArtifactError):
             load(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_net_is_told_from_its_weights_or_from_what_is_cached(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    assert find_net(None) is None
+    for net in NETS:
+        torch.save(package(net)[1], tmp_path / "some.pth")
+        assert find_net(tmp_path / "some.pth") == net
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ArtifactError, match="fits none"):
+        find_net(tmp_path / "other.pth")
+    with pytest.raises(MissingError):
+        find_net(tmp_path / "no.pth")
+    cached = tmp_path / "home" / "hub" / "checkpoints"
+    cached.mkdir(parents=True)
+    (cached / "alexnet-owt-7be5be79.pth").touch()
+    assert find_net(None) == "alex"

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgedit.core.artifact import create
+from edgedit.core.pairset import KIND, PairSet, image_file, label_file
 from edgedit.evaluate.classifier import ResNet
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -52,6 +54,18 @@ def random_classifier(file: Path, blocks: int = 1, classes: int = 3, seed: int =
     net = ResNet(blocks, classes)
     torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}, "best_prec1": 0.0}, file)
     return file
+
+
+def teacher_pairs(out: Path, count: int = 12, *, seed: int = 5, start: int = 0, side: int = 32, pixels: int = 0) -> PairSet:
+    """Pairs in three classes, smooth random images of the seed `pixels`, in shards of five."""
+    images, labels = pictures(count, pixels, side), (np.arange(start, start + count) % 3).astype(np.uint8)
+    with create(out, KIND) as draft:
+        for k in range(-(-count // 5)):
+            np.save(draft.path / image_file(k), images[5 * k : 5 * k + 5])
+            np.save(draft.path / label_file(k), labels[5 * k : 5 * k + 5])
+        draft.info = {"count": count, "shard_size": 5, "image": side, "channels": 3, "classes": 3, "class_names": ["a", "b", "c"],
+                      "noise": "seed", "seed": seed, "start": start, "label": "test", "teacher": {"teacher": "test", "guidance": 2.0}}
+    return PairSet.open(out)
 
 
 class Painter:

@@ -8,13 +8,13 @@ from typing import Any
 OPTIONS = {
     "train": {"lpips_weights", "init"},
     "evaluate": {"metrics", "reference", "count", "reference_count", "data", "extractor_weights", "tap", "classifier", "guidance", "seed",
-                 "start", "labels", "device", "provider", "threads"},
+                 "pairs", "weights", "lpips_weights", "start", "labels", "device", "provider", "threads"},
     "export": {"calibrate"},
     "profile": {"runtime", "provider", "threads", "engine"},
 }
 """Settings that a verb takes as an option of that name, not with --set."""
 FREE = ("device", "threads", "loaders", "log_every", "sample_every", "checkpoint_every", "keep_last", "compile", "loss.lpips.weights",
-        "lpips_weights", "data", "classifier", "extractor_weights", "provider", "metrics", "reference")
+        "lpips_weights", "data", "classifier", "extractor_weights", "pairs", "provider", "metrics", "reference")
 """Settings that change no result, or that the evaluation itself names: rows need not tell of them."""
 
 

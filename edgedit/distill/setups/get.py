@@ -25,8 +25,8 @@ class Setup(BaseSetup):
         self.metric = make_loss(context.settings.loss, context.spec, context.device, compiled=context.settings.compile, say=context.say)
 
     def loss(self, student: Student, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean distance over the batch; nothing further to log."""
-        return self.metric(student(batch.noise, batch.labels), self.metric.features(batch.images, batch.indices)), {}
+        """Mean distance over the batch; the terms of a sum to log."""
+        return self.metric.terms(student(batch.noise, batch.labels), self.metric.features(batch.images, batch.indices))
 
     def facts(self) -> dict[str, Any]:
         """What the loss is: name, and for LPIPS its variant with the hashes of its weights."""
