@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from edgedit.cli import board, build, deploy, design, evaluate, host, pairs, sweep, teacher
+from edgedit.cli import board, build, card, deploy, design, evaluate, host, pairs, sweep, teacher
 from edgedit.core.errors import EdgeditError, UsageError
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ _VERBS: list[tuple[str, Callable[..., None]]] = [
     ("", host.quickstart), ("", board.doctor), ("teacher", teacher.convert), ("teacher", teacher.train), ("teacher", teacher.sample),
     ("pairs", pairs.pairs), ("pairs import", pairs.import_get), ("", host.train), ("", evaluate.evaluate), ("", host.export),
     ("", host.compare), ("", build.build), ("", board.generate), ("", board.profile), ("", deploy.deploy), ("", design.design),
-    ("", design.predict), ("", sweep.sweep), ("", board.report), ("", board.show),
+    ("", design.predict), ("", sweep.sweep), ("", board.report), ("", card.card), ("", board.show),
 ]
 """Every verb under its group, in the order of --help. A verb of its group's name is what the group does without a sub-command."""
 _ABOUT = {"teacher": "Convert, train and look at diffusion teachers.", "pairs import": "Bring in pairs that others made."}

@@ -1,4 +1,4 @@
-"""What is shipped is whole: every artifact under engines/ has the bytes that its manifest names, and is small."""
+"""What is shipped is whole: every artifact under engines/ has the bytes that its manifest names, is small, and its card says what it is."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ from pathlib import Path
 
 import pytest
 
+from edgedit.cli.card import stage_defaults
 from edgedit.core.artifact import MANIFEST, open_artifact
+from edgedit.report.card import check_card
 
 ENGINES = Path(__file__).parents[2] / "engines"
 SHIPPED = sorted(p.parent for p in ENGINES.rglob(MANIFEST))
+CARDS = sorted(p for p in ENGINES.glob("*/README.md"))
+BESIDE = {"README.md", "samples.png", "samples.png.json"}
+"""Of a card: no part of an artifact."""
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: str(p.relative_to(ENGINES)))
 def test_a_shipped_artifact_is_whole_and_small(folder: Path) -> None:
     manifest = open_artifact(folder).manifest
-    assert {p.name for p in folder.iterdir()} == {*manifest.files, MANIFEST}
+    assert {p.name for p in folder.iterdir()} - BESIDE == {*manifest.files, MANIFEST}
     assert sum(entry["bytes"] for entry in manifest.files.values()) < 25_000_000
-    assert folder.name in (ENGINES / "README.md").read_text()
+    assert folder.relative_to(ENGINES).parts[0] in (ENGINES / "README.md").read_text()
 
 
-def test_something_is_shipped() -> None:
+@pytest.mark.parametrize("card", CARDS, ids=lambda p: p.parent.name)
+def test_a_shipped_card_agrees_with_its_folders(card: Path) -> None:
+    check_card(card, defaults=stage_defaults())
+
+
+def test_every_shipped_model_has_a_card() -> None:
     assert SHIPPED
+    assert {folder.relative_to(ENGINES).parts[0] for folder in SHIPPED} == {card.parent.name for card in CARDS}
