@@ -31,11 +31,13 @@ def train(
     setup: Annotated[str | None, typer.Option(help="get (offline pairs, the default), dmd (distribution matching; needs a teacher), ta "
                                                    "(teaching assistant), mi1 (layers as steps), guided (guidance in one pass). Their "
                                                    "options: --set setup.KEY=VALUE.")] = None,
-    loss: Annotated[str | None, typer.Option(help="lpips (the paper's best), l1, l2. LPIPS compares at 224 pixels by default, as the "
-                                                  "paper's sources do; that costs 50 to 450 times the student. --set "
+    loss: Annotated[str | None, typer.Option(help="lpips (the paper's best), l1, l2, or a sum: l1+lpips, with --set "
+                                                  "loss.weights.l1=0.5. LPIPS compares at 224 pixels by default, as the paper's "
+                                                  "sources do; that costs 50 to 450 times the student. --set "
                                                   "loss.lpips.resolution=64 costs a twelfth.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; overrides epochs.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the pairs (paper: 100).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for so long at most, over all starts; a falling rate ends with it.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step (paper: 256).")] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="ImageNet weights of the LPIPS trunk, torchvision's state dict, "
                                                             "where they cannot be downloaded.")] = None,
@@ -50,8 +52,9 @@ def train(
     """Distil a one-step DiT-Nano from teacher pairs.
 
     The defaults are the paper's setup: AdamW, rate 1e-4, weight decay 0.01, batch 256, EMA 0.9999, 100 epochs, label
-    dropout 0.1, LPIPS. Ctrl-C and SIGTERM save; the same command goes on exactly where it stopped; more --steps train
-    further. Settings: defaults < --preset < --config < --set < options; --dry-run prints them all by name.
+    dropout 0.1, LPIPS. Ctrl-C and SIGTERM save; the same command goes on exactly where it stopped; more --steps or --minutes
+    train further. A batch that memory does not hold is taken in pieces. Settings: defaults < --preset < --config < --set <
+    options; --dry-run prints them all by name.
 
     Example: edgedit train --preset dit-nano-0.42m --pairs runs/pairs --out runs/student --loss l1 --set optimizer.lr=2e-4
     """
@@ -62,8 +65,8 @@ def train(
     from edgedit.distill.settings import preset as preset_settings
     from edgedit.distill.training import train as train_stage
 
-    options = {"setup.name": setup, "loss.name": loss, "steps": steps, "epochs": epochs, "batch": batch, "device": device,
-               "loss.lpips.weights": str(lpips_weights) if lpips_weights else None}
+    options = {"setup.name": setup, "loss.name": loss, "steps": steps, "epochs": epochs, "minutes": minutes, "batch": batch,
+               "device": device, "loss.lpips.weights": str(lpips_weights) if lpips_weights else None}
     settings = resolve(TrainSettings, base=preset_settings(preset) if preset else None, config=config, sets=sets or (),
                        options=options)
     with Console(json) as ui:
@@ -199,7 +202,7 @@ def quickstart(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the preset's by default.")] = None,
     json: Json = False,
 ) -> None:
-    """Everything once, on a CPU, in minutes: teacher pairs, training, ONNX, parity, images, profile, report.
+    """Everything once, on a CPU, in minutes: a trained model's images, then pairs, training, ONNX, parity, images, profile, report.
 
     Run again, it goes on where it stopped. Each step is a verb of its own; the commands are printed as they run.
 
@@ -210,4 +213,6 @@ def quickstart(
 
     with Console(json) as ui:
         made = run(out, data=data, steps=steps, ui=ui)
-        ui.done(f"pictures: {made['samples']}\nreport:   {made['report']}", following=f"edgedit show {made['record']}", data=made)
+        trained = [f"trained: {made['samples_shipped']}  (the model that comes with edgedit)"] if "samples_shipped" in made else []
+        lines = [*trained, f"here:    {made['samples']}  (the student of this run)", f"report:  {made['report']}"]
+        ui.done("\n".join(lines), following=f"edgedit show {made['record']}", data=made)

@@ -13,38 +13,62 @@ from typing import Any
 
 from edgedit import __version__
 from edgedit.cli.console import Console, duration
+from edgedit.core.artifact import MANIFEST
+
+SHIPPED = {"digits": "dit-nano-digits", "cifar10": "dit-nano-cifar10"}
+"""Trained models that come with a checkout, in `engines/`: bundles, student, and pairs to distil from."""
 
 DIGITS = {
     "pairs": ["--count", "24000", "--image", "16"],
     "train": ["--preset", "digits"],
+    "short": ["--preset", "digits", "--steps", "500"],
     "profile": ["--images", "50000"],
 }
-"""A student of 16×16 digits learns to draw them in about two minutes on two cores."""
+"""A student of 16×16 digits learns to draw them in about two minutes on two cores; `short` is what half of that gives."""
 
 CIFAR = {
     "pairs": ["--count", "1024"],
     "train": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "150", "--set", "optimizer.lr=1e-3",
+              "--set", "optimizer.schedule=cosine"],
+    "short": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "60", "--set", "optimizer.lr=1e-3",
               "--set", "optimizer.schedule=cosine"],
     "profile": ["--images", "2560"],
 }
 """The same path on 32×32 colour images: it shows the way, not good pictures, which take hours of training."""
 
 
-def commands(out: Path, data: str, steps: int | None) -> list[tuple[str, list[str]]]:
-    """(stage, arguments) of every command, in order."""
+def find_shipped(data: str) -> Path | None:
+    """The folder of the trained model that comes with this checkout for `data`; None where there is none (a plain `pip install`)."""
+    folder = Path(__file__).resolve().parents[2] / "engines" / SHIPPED.get(data, "")
+    return folder if data in SHIPPED and (folder / "bundle-fp32" / MANIFEST).is_file() and (folder / "pairs" / MANIFEST).is_file() else None
+
+
+def commands(out: Path, data: str, steps: int | None, shipped: Path | None = None) -> list[tuple[str, list[str]]]:
+    """(stage, arguments) of every command, in order.
+
+    With a shipped model its images come first, and the student is distilled from its pairs, for a minute; without one the pairs are made.
+    """
     size = DIGITS if data == "digits" else CIFAR
-    pairs, student, fp32, fp16 = (str(out / name) for name in ("pairs", "student", "bundle-fp32", "bundle-fp16"))
-    parity, record = str(out / "parity"), str(out / "record")
+    student, fp32, fp16, parity, record = (str(out / name) for name in ("student", "bundle-fp32", "bundle-fp16", "parity", "record"))
     length = ["--steps", str(steps)] if steps else []
+    grid = ["--count", "100", "--all-classes", "--out"]
+    if shipped is None:
+        pairs, recipe, records = str(out / "pairs"), size["train"], [record]
+        before = [("pairs", ["pairs", "--teacher", "ideal", "--data", data, *size["pairs"], "--out", pairs])]
+    else:
+        pairs, recipe, ready = str(shipped / "pairs"), size["short"], str(shipped / "bundle-fp32")
+        records = [str(out / "record-shipped"), record]
+        before = [("shipped: generate", ["generate", ready, *grid, str(out / "samples-shipped.png")]),
+                  ("shipped: profile", ["profile", ready, *size["profile"], "--out", records[0], "--replace"])]
     return [
-        ("pairs", ["pairs", "--teacher", "ideal", "--data", data, *size["pairs"], "--out", pairs]),
-        ("train", ["train", "--pairs", pairs, *size["train"], *length, "--out", student]),
+        *before,
+        ("train", ["train", "--pairs", pairs, *recipe, *length, "--out", student]),
         ("export", ["export", student, "--out", fp32, "--precision", "fp32", "--attention", "ort", "--batch", "128"]),
         ("export fp16", ["export", student, "--out", fp16, "--precision", "fp16", "--attention", "pattern", "--batch", "128"]),
         ("compare", ["compare", student, fp32, fp16, "--images", "128", "--out", parity]),
-        ("generate", ["generate", fp32, "--count", "100", "--all-classes", "--out", str(out / "samples.png")]),
+        ("generate", ["generate", fp32, *grid, str(out / "samples.png")]),
         ("profile", ["profile", fp32, *size["profile"], "--out", record, "--replace"]),
-        ("report", ["report", record, parity, student, "--out", str(out / "report.html")]),
+        ("report", ["report", *records, parity, student, "--out", str(out / "report.html")]),
     ]
 
 
@@ -63,7 +87,8 @@ def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, An
         SystemExit: a command failed, with its exit status; it has said why.
     """
     seconds: dict[str, float] = {}
-    for stage, arguments in commands(out, data, steps):
+    shipped = find_shipped(data)
+    for stage, arguments in commands(out, data, steps, shipped):
         ui.note(f"\n$ edgedit {shlex.join(arguments)}")
         start = time.monotonic()
         status = _run([sys.executable, "-m", "edgedit", *arguments])
@@ -71,14 +96,17 @@ def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, An
             ui.note(f"quickstart stopped at '{stage}'; the same command goes on from there")
             raise SystemExit(status)
         seconds[stage] = round(time.monotonic() - start, 2)
-    ui.note("\n" + "\n".join(f"{stage:<12} {duration(s):>12}" for stage, s in seconds.items())
-            + f"\n{'together':<12} {duration(sum(seconds.values())):>12}")
+    ui.note("\n" + "\n".join(f"{stage:<18} {duration(s):>12}" for stage, s in seconds.items())
+            + f"\n{'together':<18} {duration(sum(seconds.values())):>12}")
     note = {"utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgedit": __version__, "data": data, "seconds": seconds}
     with (out / "quickstart.jsonl").open("a") as log:
         log.write(json.dumps(note) + "\n")
     names = {"pairs": "pairs", "student": "student", "bundle": "bundle-fp32", "parity": "parity", "record": "record",
              "samples": "samples.png", "report": "report.html"}
-    return {"seconds": seconds, **{key: str(out / name) for key, name in names.items()}}
+    made = {key: str(out / name) for key, name in names.items()}
+    if shipped is not None:
+        made |= {"pairs": str(shipped / "pairs"), "shipped": str(shipped), "samples_shipped": str(out / "samples-shipped.png")}
+    return {"seconds": seconds, **made}
 
 
 def _run(command: list[str]) -> int:

@@ -46,6 +46,7 @@ def train(
                                                   "class.")] = None,
     image: Annotated[int | None, typer.Option(min=4, help="Side of the images; the data set's own by default.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for so long at most, over all starts; a falling rate ends with it.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step, over all processes.")] = None,
     init: Annotated[Path | None, typer.Option(help="Start from another teacher's weights.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = None,
@@ -58,7 +59,7 @@ def train(
 
     For people with data and no download. Averaged weights, mirrored images, a tenth of the labels dropped so that pairs can be
     made with guidance. On a GPU add --set precision=bf16 --set compile=true. Ctrl-C and SIGTERM save; the same command goes
-    on; more --steps train further.
+    on; more --steps or --minutes train further. A batch that memory does not hold is taken in pieces.
 
     Example: edgedit teacher train --preset unet-small --data cifar10 --out teachers/unet
     """
@@ -67,7 +68,7 @@ def train(
     from edgedit.teach.unet_settings import TeacherSettings, unet_preset
     from edgedit.teach.unet_training import train_teacher
 
-    options = {"data": data, "image": image, "steps": steps, "batch": batch, "device": device}
+    options = {"data": data, "image": image, "steps": steps, "minutes": minutes, "batch": batch, "device": device}
     settings = resolve(TeacherSettings, base=unet_preset(preset), config=config, sets=sets or (), options=options)
     with Console(json) as ui:
         manifest = train_teacher(out, settings, say=ui, init=init, restart=restart)

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from edgedit.core.machine import processor
 from edgedit.core.record import Environment
 from edgedit.device.clocks import clocks_locked, cpu_clocks, governors, gpu_clock, memory_cap_hz, memory_clock_hz
 from edgedit.device.jetpack import read_power_modes, read_release
@@ -22,9 +23,6 @@ PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cu
             "torch", "pillow", "pydantic")
 _CHIPS = {"tegra264": "Thor (sm_110)", "tegra234": "Orin (sm_87)", "tegra194": "Xavier (sm_72)", "tegra186": "TX2 (sm_62)",
           "tegra210": "Maxwell (sm_53)"}
-_ARM_PARTS = {"0xd03": "Cortex-A53", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd0b": "Cortex-A76",
-              "0xd0c": "Neoverse-N1", "0xd40": "Neoverse-V1", "0xd42": "Cortex-A78AE", "0xd49": "Neoverse-N2",
-              "0xd4f": "Neoverse-V2", "0xd83": "Neoverse-V3AE"}
 
 
 def read_environment(root: Path = Path("/")) -> Environment:
@@ -38,7 +36,7 @@ def read_environment(root: Path = Path("/")) -> Environment:
     """
     release, modes, jetson, clock = read_release(root), read_power_modes(root), is_jetson(root), gpu_clock(root)
     return Environment(
-        machine=platform.machine(), cpu=_cpu(root), cpu_count=os.cpu_count() or 1, os=_os(root),
+        machine=platform.machine(), cpu=processor(root), cpu_count=os.cpu_count() or 1, os=_os(root),
         python=platform.python_version(), packages=package_versions(),
         board=board_model(root) if jetson else None, jetpack=release.jetpack if release else None,
         l4t=release.l4t if release else None, gpu=_gpu(root), power_mode=modes.live, power_mode_id=modes.live_id,
@@ -119,15 +117,6 @@ def largest_free_block(root: Path = Path("/")) -> tuple[int, float] | None:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------
-
-
-def _cpu(root: Path) -> str:
-    text = read_text(root / "proc/cpuinfo") or ""
-    part = re.search(r"^CPU part\s*:\s*(\S+)", text, re.MULTILINE)
-    if part is not None:
-        return _ARM_PARTS.get(part[1].lower(), f"Arm part {part[1]}")
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def _os(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,6 @@ def plan(pairs: str | Path, settings: TrainSettings, *, measure: int = 3) -> dic
         "deployed_parameters": spec.deployed_parameters, "pairs": len(data), "steps": steps, "epochs": images / len(data),
         "images": images, "student_flops": 3 * spec.flops * images, "loss": trainer.setup.facts(), "device": str(device),
         "precision": settings.precision, "step_ms": step_s * 1e3, "images_per_s": settings.batch / step_s,
-        "wall_s": step_s * steps,
+        "wall_s": min(step_s * steps, 60 * (settings.minutes or math.inf)),
         "memory_mb": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
     }

@@ -21,6 +21,10 @@ class Clock:
         """Time spent over all starts."""
         return self._before + time.monotonic() - self._start
 
+    def since_start(self) -> float:
+        """Seconds since this start, above 0."""
+        return max(time.monotonic() - self._start, 1e-9)
+
     def rate(self, step: int, batch: int) -> float:
         """Images per second since the last call."""
         now = time.monotonic()

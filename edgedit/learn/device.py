@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from edgedit.core.errors import MissingError, UsageError
+from edgedit.core.machine import processor
 from edgedit.learn.ranks import ALONE, Ranks
 from edgedit.learn.settings import LearnSettings
 
@@ -44,6 +46,11 @@ def pick_device(settings: LearnSettings, ranks: Ranks = ALONE) -> torch.device:
     if settings.precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
         raise UsageError("tf32 needs an NVIDIA GPU of compute capability 8.0 or later", saw=device, fix="--set precision=fp32")
     return device
+
+
+def machine(device: torch.device) -> str:
+    """What does the work, by name: the GPU, or the processor and its logical cores."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {os.cpu_count()} logical cores"
 
 
 def autocast(settings: LearnSettings, device: torch.device) -> AbstractContextManager[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def check_kind(out: Path, manifest: Manifest | None, kind: str) -> None:
 
 
 def check_same_run(out: Path, manifest: Manifest, settings: LearnSettings, parents: tuple[Parent, ...], steps: int) -> None:
-    """Raise UsageError unless the folder's run has the same inputs and settings, and no more steps than asked for."""
+    """Raise UsageError unless the folder's run has the same inputs and settings, and no more steps or minutes than asked for."""
     try:
         before = type(settings).model_validate(manifest.settings)
     except ValidationError as error:
@@ -38,6 +39,10 @@ def check_same_run(out: Path, manifest: Manifest, settings: LearnSettings, paren
     if manifest.info["step"] > steps:
         raise UsageError(f"{out} was trained for {manifest.info['step']} steps already", saw=f"{steps} steps asked for",
                          fix="ask for more steps, begin anew with --restart, or choose another --out")
+    if settings.minutes is not None and manifest.info["wall_s"] > 60 * settings.minutes and (before.minutes or math.inf) > settings.minutes:
+        raise UsageError(f"{out} was trained for {manifest.info['wall_s'] / 60:.4g} minutes already",
+                         saw=f"{settings.minutes:g} minutes asked for",
+                         fix="ask for more minutes, begin anew with --restart, or choose another --out")
 
 
 def check_same_loss(out: Path, before: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -22,9 +22,10 @@ from edgedit.core.files import held, write_atomic
 from edgedit.core.say import Event, Say, silent
 from edgedit.core.stop import stop_on_signals
 from edgedit.learn.clock import Clock
-from edgedit.learn.device import torch_as_told
+from edgedit.learn.device import machine, torch_as_told
 from edgedit.learn.folder import check_kind, check_same_loss, check_same_run
 from edgedit.learn.logs import Logs
+from edgedit.learn.memory import memory_told
 from edgedit.learn.ranks import Ranks
 from edgedit.learn.settings import LearnSettings
 from edgedit.learn.state import FOLDER, Progress, load_state, save_state
@@ -44,6 +45,8 @@ class Stepped(NamedTuple):
     """Some rank was asked to stop."""
     save: bool
     """Some rank finds a checkpoint due."""
+    spent: float = 0.0
+    """Share of the run's minutes that rank 0 found used before the step: ranks' clocks differ, and so would their rates."""
 
 
 class Learner(Protocol):
@@ -54,12 +57,14 @@ class Learner(Protocol):
     weights: str
     """Name of its weights' file."""
     device: torch.device
+    say: Say
+    """Hears what a user should know of a step; the run sets it."""
 
     def batches(self, start: int, stop: int) -> AbstractContextManager[Iterable[Any]]:
         """The batches of steps start … stop-1, this rank's rows, on the CPU."""
 
-    def step(self, batch: Any, step: int, lr: float, *, want_norm: bool, stop: bool, save: bool) -> Stepped:
-        """One step of descent and of the average, with the gradients and the wishes of all ranks."""
+    def step(self, batch: Any, step: int, lr: float, *, want_norm: bool, stop: bool, save: bool, spent: float) -> Stepped:
+        """One step of descent and of the average, with the gradients and the wishes of all ranks, and rank 0's `spent`."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that going on needs, by name."""
@@ -71,7 +76,7 @@ class Learner(Protocol):
         """Write the averaged weights."""
 
     def info(self, progress: Progress) -> dict[str, Any]:
-        """Facts for the manifest; "step", "steps", "complete", "wall_s" and "final_loss" are added."""
+        """Facts for the manifest; "step", "steps", "complete", "ended_by", "wall_s" and "final_loss" are added."""
 
     def loss_facts(self) -> dict[str, Any]:
         """What the loss is: JSON that must not change when a run goes on."""
@@ -105,6 +110,7 @@ class Run:
         Raises:
             UsageError, ArtifactError, OutputError: the folder holds something else, or no readable checkpoint.
             NumericsError: a loss that is not finite; the last good checkpoint is kept.
+            MissingError: memory does not hold the run; the last checkpoint is kept.
             Interrupted: Ctrl-C or SIGTERM, after saving.
         """
         self.ranks.rows(self.settings.batch)
@@ -115,6 +121,8 @@ class Run:
             if self.ranks.main:
                 stack.enter_context(held(self.out, "training in"))
             stack.enter_context(torch_as_told(self.settings))
+            stack.enter_context(memory_told("this run", "a smaller model, another --device, or more processes under torchrun; the same "
+                                                        "command goes on from the last checkpoint"))
             learner = make()
             if before is None:
                 self.ranks.lead(lambda: self.begin(learner))
@@ -122,6 +130,7 @@ class Run:
                     stack.enter_context(held(self.out, "training in"))
             else:
                 check_same_loss(self.out, before.info["loss"], learner.loss_facts())
+            learner.say = self.say
             return self.go(learner, published=before.info["step"] if before is not None else 0)
 
     def look(self, restart: bool) -> tuple[Manifest | None, Manifest | None]:
@@ -135,7 +144,7 @@ class Run:
         if before is None or restart:
             return None, None
         check_same_run(self.out, before, self.settings, self.parents, self.steps)
-        if not before.info["complete"] or before.info["step"] != self.steps:
+        if not before.info["complete"] or (before.info["step"] != self.steps and self.spent(before.info["wall_s"]) < 1):
             return before, None
         try:
             return before, open_artifact(self.out, self.kind).manifest
@@ -155,20 +164,22 @@ class Run:
         """From the last checkpoint to the end; `published` is the step of the weights in the folder."""
         progress = self.resume(learner, published)
         start, s = progress.step, self.settings
-        clock = Clock(progress)
+        clock, spent = Clock(progress), self.spent(progress.wall_s)
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signals(deferred=True))
             logs = stack.enter_context(Logs(self.out, start, self.say)) if self.ranks.main else None
             window: list[Stepped] = []
             manifest: Manifest | None = None
-            for step, batch in enumerate(stack.enter_context(learner.batches(start, self.steps)), start):
-                lr = s.optimizer.lr_at(step, self.steps)
+            for step, batch in enumerate(stack.enter_context(learner.batches(start, self.steps if spent < 1 else start)), start):
+                lr = s.optimizer.lr_at(step, self.steps, spent)
                 done = step + 1
-                log = done % s.log_every == 0 or done == self.steps
-                stepped = learner.step(batch, step, lr, want_norm=log, stop=bool(stop.reason), save=clock.since_save() > CHECKPOINT_S)
+                last = done == self.steps or spent >= 1
+                log = done % s.log_every == 0 or last
+                stepped = learner.step(batch, step, lr, want_norm=log, stop=bool(stop.reason), save=clock.since_save() > CHECKPOINT_S,
+                                       spent=self.spent(clock.wall_s()))
                 window.append(stepped)
                 progress.step = done
-                save = done % s.checkpoint_every == 0 or done == self.steps or stepped.stop or stepped.save
+                save = done % s.checkpoint_every == 0 or last or stepped.stop or stepped.save
                 if log or save:
                     self.close_window(window, progress)
                 if log and stepped.norm is not None:
@@ -179,17 +190,33 @@ class Run:
                     if logs is not None:
                         logs.write(done, values)
                 if log or clock.time_to_say():
-                    self.say(Event("train", done, self.steps, start, "steps", {"loss": progress.last_loss, "lr": lr}))
-                if self.ranks.main and s.sample_every and (done % s.sample_every == 0 or done == self.steps):
+                    total = done if last else self.expected(done, start, clock)
+                    self.say(Event("train", done, total, start, "steps", {"loss": progress.last_loss, "lr": lr}))
+                if self.ranks.main and s.sample_every and (done % s.sample_every == 0 or last):
                     learner.sample(self.out, done)
                 if save:
                     progress.wall_s = clock.wall_s()
                     manifest = self.ranks.lead(lambda: self.save(learner, progress))
                     clock.saved()
-                if stepped.stop and done < self.steps:
+                if last:
+                    break
+                if stepped.stop:
                     raise Interrupted(f"stopped by {stop.reason or 'a signal'} after step {done} of {self.steps}; "
                                       f"everything is saved in {self.out}", fix="run the same command again to go on")
+                spent = self.spent(clock.wall_s()) if self.ranks.world == 1 else stepped.spent
         return manifest or self.ranks.lead(lambda: self.publish(learner, progress))
+
+    def spent(self, wall_s: float) -> float:
+        """Share of the minutes that `wall_s` seconds of training are; 0 without such a budget."""
+        return wall_s / (60 * self.settings.minutes) if self.settings.minutes is not None else 0.0
+
+    def expected(self, done: int, start: int, clock: Clock) -> int:
+        """Steps at the end of the run, by its pace since this start where minutes will end it."""
+        spent = self.spent(clock.wall_s())
+        if not spent:
+            return self.steps
+        left = (clock.wall_s() / spent - clock.wall_s()) * (done - start) / clock.since_start()
+        return min(self.steps, done + max(1, round(left)))
 
     def resume(self, learner: Learner, published: int) -> Progress:
         """Bring the learner to the last good checkpoint; ArtifactError if trained weights' checkpoints are gone."""
@@ -213,8 +240,9 @@ class Run:
         if progress is None:
             return Progress()
         learner.load(self.ranks.share(tensors, learner.device))
-        if progress.step < self.steps:
-            self.say(Event(f"going on from step {progress.step} of {self.steps}"))
+        if progress.step < self.steps and (spent := self.spent(progress.wall_s)) < 1:
+            used = f", {spent:.0%} of {self.settings.minutes:g} minutes used" if spent else ""
+            self.say(Event(f"going on from step {progress.step} of {self.steps}{used}"))
         return progress
 
     def close_window(self, window: list[Stepped], progress: Progress) -> None:
@@ -251,7 +279,8 @@ class Run:
 
     def info(self, learner: Learner, progress: Progress) -> dict[str, Any]:
         """Facts for the manifest."""
+        ended = "steps" if progress.step == self.steps else "minutes" if self.spent(progress.wall_s) >= 1 else None
         return {**learner.info(progress), "loss": learner.loss_facts(), "final_loss": progress.last_loss, "step": progress.step,
-                "steps": self.steps, "images_seen": progress.step * self.settings.batch, "complete": progress.step == self.steps,
+                "steps": self.steps, "images_seen": progress.step * self.settings.batch, "complete": ended is not None, "ended_by": ended,
                 "wall_s": progress.wall_s, "ema_decay": self.settings.ema_decay, "precision": self.settings.precision,
-                "device": learner.device.type, "processes": self.ranks.world}
+                "device": learner.device.type, "machine": machine(learner.device), "processes": self.ranks.world}

@@ -68,14 +68,14 @@ class Ranks:
                 t.copy_(flat[at : at + t.numel()].view_as(t))
                 at += t.numel()
 
-    def agree(self, *wishes: bool) -> list[bool]:
-        """Which of the wishes some rank has. By way of the processors, so that no GPU is waited for."""
+    def agree(self, *wishes: bool, number: float = 0.0) -> tuple[list[bool], float]:
+        """Which of the wishes some rank has, and rank 0's number. By way of the processors, so that no GPU is waited for."""
         if self.world == 1:
-            return list(wishes)
-        flags = torch.tensor(wishes, dtype=torch.float32)
+            return list(wishes), number
+        said = torch.tensor([*wishes, number if self.main else 0.0], dtype=torch.float64)
         with _together():
-            dist.all_reduce(flags)
-        return (flags > 0).tolist()
+            dist.all_reduce(said)
+        return (said[:-1] > 0).tolist(), float(said[-1])
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks, in the tensor's own type, in place."""

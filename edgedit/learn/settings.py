@@ -30,20 +30,28 @@ class OptimizerSettings(Settings):
     warmup_steps: int = Field(default=0, ge=0)
     grad_clip: Annotated[PositiveFloat | None, Optional] = None
 
-    def lr_at(self, step: int, steps: int) -> float:
-        """Rate of step 0 … steps-1: a linear rise over `warmup_steps`, then constant, or down to 0 at `steps`."""
+    def lr_at(self, step: int, steps: int, spent: float = 0.0) -> float:
+        """Rate of step 0 … steps-1: a linear rise over `warmup_steps`, then constant, or down to 0 at the end.
+
+        Args:
+            step: steps taken before.
+            steps: of the whole run.
+            spent: share of the run's minutes that is used, 0 … 1. The end is that of whichever budget is nearer to it, so the
+                rate falls to 0 with the minutes too.
+        """
+        done = max((step - self.warmup_steps) / max(1, steps - self.warmup_steps), min(spent, 1.0))
+        shape = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * done), "linear": 1 - done}[self.schedule]
         if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        return self.lr * {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * done), "linear": 1 - done}[self.schedule]
+            return self.lr * (step + 1) / self.warmup_steps * shape
+        return self.lr * shape
 
 
 class LearnSettings(Settings):
     """What all training runs can be told."""
 
-    free: ClassVar[tuple[str, ...]] = ("steps", "epochs", "device", "threads", "loaders", "keep_last", "checkpoint_every", "sample_every",
-                                       "log_every")
-    """Settings that may differ when a run goes on: they do not change what a step does."""
+    free: ClassVar[tuple[str, ...]] = ("steps", "epochs", "minutes", "micro_batch", "device", "threads", "loaders", "keep_last",
+                                       "checkpoint_every", "sample_every", "log_every")
+    """Settings that may differ when a run goes on: they do not change what a step does (`micro_batch` by rounding alone)."""
 
     optimizer: OptimizerSettings = OptimizerSettings()
     batch: int = Field(default=256, ge=1)
@@ -51,6 +59,14 @@ class LearnSettings(Settings):
     epochs: float = Field(default=100, gt=0)
     steps: Annotated[PositiveInt | None, Optional] = None
     """Overrides `epochs`."""
+    minutes: Annotated[PositiveFloat | None, Optional] = None
+    """Time to train, over all starts, compiling, sampling and saving included; the run is finished when it is used up or the steps
+    are taken, whichever is first. A falling rate follows whichever is further (`OptimizerSettings.lr_at`), so it ends at 0 either
+    way. With more minutes a finished run goes on, at the rate that the new budget has at that point: at half the minutes, a
+    cosine's half. Where the clock decides, two runs are not equal to the bit."""
+    micro_batch: Annotated[PositiveInt | None, Optional] = None
+    """Images that a process takes at a time, gradients adding up over its rows of the batch; None: all at once, until memory does
+    not hold them, then half as many, and so on."""
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     ema_warmup: bool = True
     """Start-up correction: update t uses min(ema_decay, (1 + t) / (10 + t))."""

@@ -8,16 +8,26 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
+from edgedit.core.errors import MissingError, UsageError
+from edgedit.core.say import Say, silent
 from edgedit.learn.device import autocast
 from edgedit.learn.ema import Ema, M
 from edgedit.learn.loop import Stepped
+from edgedit.learn.memory import Pieces, first_line, out_of_memory, part
 from edgedit.learn.ranks import ALONE, Ranks
 from edgedit.learn.settings import LearnSettings
 from edgedit.learn.state import fill, make_room, moments
 
+_WHOLE = "a setup that trains a network of its own inside the step takes the batch whole"
+_FIX = "a smaller model, --set precision=bf16, a smaller loss.lpips.resolution, or a device with more memory"
+
 
 class Trainer(ABC, Generic[M]):
     """The state of a run that changes with every step. What is trained, and by which loss, is the subclass's.
+
+    A batch that memory does not hold is taken in pieces, whose gradients add up (`learn.memory`). It must be a dataclass as `part`
+    cuts it. A trainer with a state of its own changes that inside `loss` (the fake network of DMD learns there), so that a step
+    cannot be tried again: it takes the batch whole or not at all.
 
     Args:
         model: on its device.
@@ -32,28 +42,31 @@ class Trainer(ABC, Generic[M]):
         self.trained |= {f"extra.{n}": p for n, p in (extra or {}).items()}
         o = settings.optimizer
         self.optimizer = torch.optim.AdamW(self.trained.values(), o.lr, o.betas, weight_decay=o.weight_decay, fused=True)
+        self.pieces = Pieces("a step of training", _FIX, settings.micro_batch)
+        self.say: Say = silent
+        self.divisible = not self.own_state()
+        if settings.micro_batch is not None and not self.divisible:
+            raise UsageError(f"micro_batch: {_WHOLE}", saw=settings.micro_batch, fix="--set micro_batch=none, and a smaller --batch")
 
     @abstractmethod
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar to descend, the mean over this rank's rows, and scalars to log by name (detached)."""
+        """Scalar to descend, the mean over the batch's rows (this rank's, or a piece of them), and scalars to log by name
+        (detached), means as well."""
 
     def own_state(self) -> dict[str, Tensor]:
-        """What resuming needs beyond weights, average and optimiser."""
+        """What resuming needs beyond weights, average and optimiser: what `loss` itself changes."""
         return {}
 
     def load_own_state(self, state: dict[str, Tensor]) -> None:
         """Inverse of `own_state`."""
 
-    def step(self, batch: Any, step: int, lr: float, *, want_norm: bool = False, stop: bool = False, save: bool = False) -> Stepped:
-        """One step of descent and of the average; see `learn.loop.Learner`."""
-        with autocast(self._settings, self.device):
-            loss, logs = self.loss(batch.to(self.device), step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = loss.detach().float()
+    def step(self, batch: Any, step: int, lr: float, *, want_norm: bool = False, stop: bool = False, save: bool = False,
+             spent: float = 0.0) -> Stepped:
+        """One step of descent and of the average; see `learn.loop.Learner`. MissingError when memory does not hold it."""
+        loss, logs = self.gradients(batch.to(self.device), step)
         if self.ranks.world > 1:
             self.ranks.average([*(p.grad for p in self.trained.values() if p.grad is not None), loss, *logs.values()])
-            stop, save = self.ranks.agree(stop, save)
+            (stop, save), spent = self.ranks.agree(stop, save, number=spent)
         clip, norm = self._settings.optimizer.grad_clip, None
         if clip is not None or want_norm:
             norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), float("inf") if clip is None else clip)
@@ -61,7 +74,42 @@ class Trainer(ABC, Generic[M]):
             group["lr"] = lr
         self.optimizer.step()
         self.ema.update(step)
-        return Stepped(loss, norm, logs, stop, save)
+        return Stepped(loss, norm, logs, stop, save, spent)
+
+    def gradients(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of the batch (on the device) into the parameters; its loss, float32, and what to log, detached.
+
+        Nothing else changes, so a try that memory does not hold leaves no trace.
+        """
+        rows = len(self.ranks.rows(self._settings.batch))
+
+        def attempt(pieces: list[range]) -> tuple[Tensor, dict[str, Tensor]]:
+            self.optimizer.zero_grad(set_to_none=True)
+            if len(pieces) == 1:
+                return self.backward(batch, step, 1.0)
+            shares = [len(piece) / rows for piece in pieces]
+            parts = [self.backward(part(batch, piece), step, share) for piece, share in zip(pieces, shares, strict=True)]
+            loss = torch.stack([share * loss for share, (loss, _) in zip(shares, parts, strict=True)]).sum()
+            return loss, {name: torch.stack([share * logs[name] for share, (_, logs) in zip(shares, parts, strict=True)]).sum()
+                          for name in parts[0][1]}
+
+        if self.divisible:
+            return self.pieces.fit(rows, attempt, self.say, lambda: self.optimizer.zero_grad(set_to_none=True))
+        try:
+            return attempt([range(rows)])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise MissingError(f"memory does not hold a step of {rows} images, and it cannot be taken in pieces: {_WHOLE}",
+                               saw=first_line(error), fix="a smaller --batch with another --out, more processes under torchrun (each takes "
+                               "its share), or --set precision=bf16") from error
+
+    def backward(self, batch: Any, step: int, share: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add `share` times the gradients of these rows' mean loss; the loss, float32, and what to log, detached."""
+        with autocast(self._settings, self.device):
+            loss, logs = self.loss(batch, step)
+        (loss if share == 1.0 else share * loss).backward()
+        return loss.detach().float(), logs
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that going on needs, by name: "model.…", "ema.…", "extra.…", "optimizer.…", "own.…"."""

@@ -40,7 +40,8 @@ def training_rows(t: dict[str, Any]) -> list[tuple[str, str | None]]:
             ("Batch", None if t["batch"] is None else count(t["batch"], "images")), ("Steps", length),
             ("Images seen", None if t["images_seen"] is None else count(t["images_seen"])),
             ("Wall time", None if t["wall_s"] is None else seconds(t["wall_s"])), ("Device", ", ".join(w for w in where if w) or None),
-            ("Machine", None), ("Precision", None if t["precision"] is None else t["precision"] + compiled), ("EMA of the weights", ema),
+            ("Machine", t["machine"]),
+            ("Precision", None if t["precision"] is None else t["precision"] + compiled), ("EMA of the weights", ema),
             ("Labels dropped", None if t["label_dropout"] is None else f"{number(100 * t['label_dropout'])} %"),
             ("Seed", None if t["seed"] is None else str(t["seed"]))]
     if t["setup"] is None:

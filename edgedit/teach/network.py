@@ -20,6 +20,7 @@ from edgedit.core.artifact import Artifact, Parent, read_manifest
 from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.files import write_atomic
 from edgedit.core.say import Event, Say, silent
+from edgedit.learn.memory import Pieces
 from edgedit.model.denoiser import Denoiser, guided
 from edgedit.model.teacher import MAKE, WEIGHTS, load_teacher, read_teacher
 from edgedit.teach.sampler import Denoise
@@ -41,12 +42,14 @@ class NetworkTeacher:
         precision: "fp32", "tf32" (as torch is told by the caller), or "bf16" by autocast; the preconditioning stays in float32.
         guidance: see `PairSettings`; other than 1.0 asks with and without class in one pass of twice the rows.
         compiled: by torch.compile.
+        say: hears when memory does not hold a batch: the network then sees half as many images at a time, and so on. They come out
+            the same but for the rounding of sums, which on a GPU may move a value that lies on the edge between two grey levels.
     """
 
     one_class_a_batch = False
 
     def __init__(self, model: Denoiser, facts: dict[str, Any], *, device: str = "cpu", precision: str = "fp32", guidance: float = 1.0,
-                 compiled: bool = False) -> None:
+                 compiled: bool = False, say: Say = silent) -> None:
         c, h, w = facts["shape"]
         self.name: str = facts["identity"]["teacher"]
         self.shape: tuple[int, int, int] = (c, h, w)
@@ -54,6 +57,9 @@ class NetworkTeacher:
         self.identity: dict[str, Any] = dict(facts["identity"])
         self.device, self.precision, self.guidance = torch.device(device), precision, guidance
         self.piece = PIECE if self.device.type == "cpu" else None
+        self.say = say
+        self._pieces = Pieces("the teacher's network", "a device with more memory, or --set precision=bf16; finished shards are kept",
+                              self.piece)
         self._model = torch.compile(model, dynamic=False) if compiled else model
 
     @classmethod
@@ -81,8 +87,11 @@ class NetworkTeacher:
     def denoise(self, x: Tensor, sigma: float, labels: Tensor) -> Tensor:
         """D(x; σ, class): x floating point (B, C, H, W), labels int64 (B,), `denoiser.NO_CLASS` allowed → float32 (B, C, H, W)."""
         x = x.float().contiguous(memory_format=torch.channels_last)
-        size = self.piece or len(x)
-        return torch.cat([self._piece(rows, sigma, of) for rows, of in zip(x.split(size), labels.split(size), strict=True)])
+
+        def attempt(pieces: list[range]) -> Tensor:
+            return torch.cat([self._piece(x[p.start : p.stop], sigma, labels[p.start : p.stop]) for p in pieces])
+
+        return self._pieces.fit(len(x), attempt, self.say)
 
     def _piece(self, x: Tensor, sigma: float, labels: Tensor) -> Tensor:
         level = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)

@@ -128,9 +128,9 @@ def _make(job: Job, todo: list[int], settings: PairSettings, ranks: Ranks, say: 
                   f"{processes - job.shards} of {processes} processes have nothing to do (shard_size = {-(-job.count // processes)} "
                   "would give each its own)"))
     if len(mine) > 1 and workers > 1:
-        run_processes(job, mine, min(workers, len(mine)), tally)
+        run_processes(job, mine, min(workers, len(mine)), tally, say)
     elif mine:
-        run_here(job, mine, tally)
+        run_here(job, mine, tally, say)
     tally.wait()
     ranks.barrier()  # nobody still looks into the folder when it is renamed
 

@@ -91,11 +91,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def attach(folder: Path, *, device: str = "cpu", precision: str = "fp32", guidance: float = 1.0, compiled: bool = False) -> Teacher:
-    """The teacher that `prepare` put into `folder`; processes on one machine share the memory of its images or weights."""
+def attach(folder: Path, *, device: str = "cpu", precision: str = "fp32", guidance: float = 1.0, compiled: bool = False,
+           say: Say = silent) -> Teacher:
+    """The teacher that `prepare` put into `folder`; processes on one machine share the memory of its images or weights. A network
+    tells `say` when memory does not hold a batch."""
     facts = read_facts(folder)
     if "counts" not in facts:
-        return NetworkTeacher.mapped(folder / WEIGHTS_FILE, facts, device=device, precision=precision, guidance=guidance, compiled=compiled)
+        return NetworkTeacher.mapped(folder / WEIGHTS_FILE, facts, device=device, precision=precision, guidance=guidance,
+                                     compiled=compiled, say=say)
     planes = np.load(folder / PLANES_FILE, mmap_mode="c", allow_pickle=False)
     c, h, w = facts["shape"]
     return IdealTeacher(planes, facts["counts"], (c, h, w), facts["class_names"], facts["identity"], device=device)

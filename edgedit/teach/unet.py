@@ -33,6 +33,8 @@ _SIGMA, _NOISE, _DROP = 0, 1, 2
 class Picks:
     """Which images one process sees in one step, and how."""
 
+    rows: range
+    """(B,): which rows of the whole batch, over all processes, are here."""
     indices: Tensor
     """int64 (B,): numbers in the data set."""
     flip: Tensor
@@ -42,7 +44,8 @@ class Picks:
 
     def to(self, device: torch.device) -> Picks:
         """The same on a device."""
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in vars(self).items()})
+        indices, flip, drop = (t.to(device, non_blocking=True) for t in (self.indices, self.flip, self.drop))
+        return replace(self, indices=indices, flip=flip, drop=drop)
 
 
 class UNetTrainer(Trainer[Denoiser]):
@@ -76,18 +79,23 @@ class UNetTrainer(Trainer[Denoiser]):
         indices = batch_indices(s.seed, step, s.batch, len(self.data))[here]
         flip = chosen(s.seed, step, s.batch, 0.5 if s.flips else 0.0, FLIPS)[here]
         drop = chosen(s.seed, step, s.batch, s.label_dropout, DROPOUT)[here]
-        return Picks(*(torch.from_numpy(a) for a in (indices, flip, drop)))
+        return Picks(rows, *(torch.from_numpy(a) for a in (indices, flip, drop)))
 
     def loss(self, batch: Picks, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """EDM's: E over σ, image, noise of λ(σ)·|D(image + σ·noise; σ) - image|², the mean over pixels (EDM equation 8, table 1)."""
-        s, rows = self.settings, self.ranks.rows(self.settings.batch)
+        """EDM's: E over σ, image, noise of λ(σ)·|D(image + σ·noise; σ) - image|², the mean over pixels (EDM equation 8, table 1).
+
+        A step's numbers are those of its rows, however it is divided; masks of dropout are drawn for the rows taken together.
+        """
+        s, rows = self.settings, batch.rows
         clean = self.images[batch.indices].float() / 127.5 - 1                                # (B, C, S, S)
         clean = torch.where(batch.flip[:, None, None, None], clean.flip(3), clean)
         labels = torch.where(batch.drop, NO_CLASS, self.labels[batch.indices])
         level, noise = (self.normal(step, use, *shape)[rows.start : rows.stop] for use, shape in ((_SIGMA, ()), (_NOISE, clean.shape[1:])))
         sigma = (level * s.log_sigma_std + s.log_sigma_mean).exp()                            # (B,)
         if s.unet.dropout:
-            torch.manual_seed(int(generator(s.seed, step * self.ranks.world + self.ranks.rank, torch.device("cpu"), _DROP).initial_seed()))
+            first = rows.start - self.ranks.rows(s.batch).start                               # 0, but for later pieces of a divided batch
+            chance = generator(s.seed, step * self.ranks.world + self.ranks.rank, torch.device("cpu"), _DROP + first)
+            torch.manual_seed(int(chance.initial_seed()))
         denoised = self.denoise(clean + sigma[:, None, None, None] * noise, sigma, labels)
         error = (denoised - clean).square().mean((1, 2, 3))                                   # (B,)
         return (loss_weight(sigma) * error).mean(), {"mse": error.mean().detach()}

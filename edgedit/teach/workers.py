@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,7 +23,9 @@ from edgedit.core import errors
 from edgedit.core.noise import labels as balanced_labels
 from edgedit.core.noise import noise
 from edgedit.core.pairset import image_file, label_file, to_uint8
+from edgedit.core.say import Event, Say, silent
 from edgedit.learn.device import torch_as_told
+from edgedit.learn.memory import memory_told
 from edgedit.learn.settings import LearnSettings
 from edgedit.teach.sampler import heun, sigmas
 from edgedit.teach.shards import put_shard
@@ -63,13 +65,17 @@ class Job:
         """Names of a shard's files."""
         return [image_file(shard), label_file(shard)]
 
-    def teacher(self) -> Teacher:
-        """The teacher that lies prepared in the folder."""
-        return attach(self.folder, device=self.device, precision=self.precision, guidance=self.guidance, compiled=self.compile)
+    def teacher(self, say: Say = silent) -> Teacher:
+        """The teacher that lies prepared in the folder; `say` hears when memory does not hold a batch."""
+        return attach(self.folder, device=self.device, precision=self.precision, guidance=self.guidance, compiled=self.compile, say=say)
 
-    def torch_as_told(self) -> AbstractContextManager[None]:
-        """Torch on one thread and in the precision of the job. Several threads would round differently."""
-        return torch_as_told(LearnSettings(precision=self.precision, threads=1))
+    @contextmanager
+    def torch_as_told(self) -> Iterator[None]:
+        """Torch on one thread and in the precision of the job (several threads would round differently); MissingError where memory
+        runs short."""
+        fix = "--set batch=N with fewer images, fewer --workers, or another --device; finished shards are kept"
+        with torch_as_told(LearnSettings(precision=self.precision, threads=1)), memory_told("a batch of pairs", fix):
+            yield
 
 
 Progress = Callable[[int], None]
@@ -112,15 +118,15 @@ def write_shard(teacher: Teacher, job: Job, shard: int, progress: Progress) -> N
 # --- processes ------------------------------------------------------------------------------------------------------------
 
 
-def run_here(job: Job, shards: Sequence[int], progress: Progress) -> None:
+def run_here(job: Job, shards: Sequence[int], progress: Progress, say: Say = silent) -> None:
     """Make shards in this process, on one thread as workers do."""
     with job.torch_as_told():
-        teacher = job.teacher()
+        teacher = job.teacher(say)
         for shard in shards:
             write_shard(teacher, job, shard, progress)
 
 
-def run_processes(job: Job, shards: Sequence[int], workers: int, progress: Progress) -> None:
+def run_processes(job: Job, shards: Sequence[int], workers: int, progress: Progress, say: Say = silent) -> None:
     """Make shards in `workers` processes; a worker takes the next shard when it is free.
 
     Raises:
@@ -139,7 +145,7 @@ def run_processes(job: Job, shards: Sequence[int], workers: int, progress: Progr
             running[here] = process
         while running:
             for ready in wait(list(running)):
-                _listen(cast(Connection, ready), running, queue, progress)
+                _listen(cast(Connection, ready), running, queue, progress, say)
     finally:
         for connection, process in running.items():
             process.terminate()
@@ -151,8 +157,8 @@ def run_processes(job: Job, shards: Sequence[int], workers: int, progress: Progr
                 process.join()
 
 
-def _listen(here: Connection, running: dict[Connection, BaseProcess], queue: list[int], progress: Progress) -> None:
-    """Take one message from a worker: images done, shard done, or what went wrong."""
+def _listen(here: Connection, running: dict[Connection, BaseProcess], queue: list[int], progress: Progress, say: Say) -> None:
+    """Take one message from a worker: images done, shard done, something to be said, or what went wrong."""
     try:
         kind, value = here.recv()
         if kind == "shard":
@@ -164,6 +170,8 @@ def _listen(here: Connection, running: dict[Connection, BaseProcess], queue: lis
                                   fix="run the same command again to go on; with fewer workers if memory ran out") from error
     if kind == "images":
         progress(value)
+    elif kind == "say":
+        say(value)
     elif kind == "bye":
         running.pop(here).join()
         here.close()
@@ -179,9 +187,13 @@ def _worker(there: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+
+    def say(event: Event) -> None:
+        there.send(("say", event))
+
     try:
         with job.torch_as_told():
-            teacher = job.teacher()
+            teacher = job.teacher(say)
             while (shard := there.recv()) is not None:
                 write_shard(teacher, job, shard, lambda n: there.send(("images", n)))
                 there.send(("shard", shard))

@@ -108,3 +108,6 @@ def test_the_quickstart_is_made_of_these_verbs() -> None:
     for data in ("digits", "cifar10"):
         names = [arguments[0] for _, arguments in commands(Path("x"), data, None)]
         assert names == ["pairs", "train", "export", "export", "compare", "generate", "profile", "report"]
+        given = commands(Path("x"), data, None, Path("engines/model"))
+        assert [arguments[0] for _, arguments in given] == ["generate", "profile", *names[1:]]
+        assert given[2][1][:3] == ["train", "--pairs", "engines/model/pairs"] and "x/record-shipped" in given[-1][1]

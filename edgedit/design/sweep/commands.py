@@ -14,7 +14,7 @@ OPTIONS = {
 }
 """Settings that a verb takes as an option of that name, not with --set."""
 FREE = ("device", "threads", "loaders", "log_every", "sample_every", "checkpoint_every", "keep_last", "compile", "loss.lpips.weights",
-        "lpips_weights", "data", "classifier", "extractor_weights", "pairs", "provider", "metrics", "reference")
+        "lpips_weights", "data", "classifier", "extractor_weights", "pairs", "minutes", "micro_batch", "provider", "metrics", "reference")
 """Settings that change no result, or that the evaluation itself names: rows need not tell of them."""
 
 
