@@ -107,7 +107,7 @@ def check_runs(model: bytes, network: DeployedDiT, *, batch: int, seed: int = 0)
         raise NumericsError("the exported graph makes other images than the student",
                             saw=f"{away.mean():.1f} grey levels apart",
                             fix="export with --precision fp32; edgedit compare shows where the rungs part")
-    return {"runtime": _version(), "batch": batch, "images_compared": few, "max_levels": int(away.max()),
+    return {"runtime": runtime_version(), "batch": batch, "images_compared": few, "max_levels": int(away.max()),
             "mean_levels": float(away.mean()), "changed_percent": 100 * float((away > 0).mean())}
 
 
@@ -115,7 +115,8 @@ def _shape(spec: DiTSpec) -> tuple[int, int, int]:
     return spec.channels, spec.image, spec.image
 
 
-def _version() -> str:
+def runtime_version() -> str:
+    """The ONNX Runtime that checks run on."""
     import onnxruntime as ort
 
     return f"onnxruntime {ort.__version__}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgedit.core.errors import NumericsError
 from edgedit.core.noise import labels, noise
 from edgedit.core.say import Event, Say, silent
-from edgedit.export.check import open_session
+from edgedit.export.check import open_session, runtime_version
 from edgedit.export.graph import build
 from edgedit.export.int8 import GateSettings, block_of
 from edgedit.export.plan import Plan
@@ -94,11 +94,13 @@ class GateResult:
     images: int
     seed: int
     limits: dict[str, Any]
+    runtime: str
+    """What ran both, with its version: what it fuses decides INT8's rounding, so another one measures otherwise (1.23 is 6 dB worse than 1.31)."""
 
     @property
     def words(self) -> str:
         """Both, in one line."""
-        return f"from FP32's images: INT8 {self.int8.words}; FP16 {self.fp16.words}"
+        return f"from FP32's images ({self.runtime}): INT8 {self.int8.words}; FP16 {self.fp16.words}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -150,7 +152,7 @@ def gate(network: DeployedDiT, plan: Plan, settings: GateSettings, seed: int, *,
         steps.append((worst, quality))
         say(Event(f"block {worst} back to FP16: {quality.words}", level="warning"))
     return GateResult(tuple(blocks), quality, fp16, sensitivity, tuple(steps), settings.images, seed,
-                      settings.model_dump(include={"psnr_db", "mean_levels", "perceptual"}))
+                      settings.model_dump(include={"psnr_db", "mean_levels", "perceptual"}), runtime_version())
 
 
 def _decibels(quality: Quality) -> float:

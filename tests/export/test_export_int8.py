@@ -119,7 +119,7 @@ def test_bundle_holds_its_calibration_and_gate(student, pairs, tmp_path):
     assert facts["blocks"] == [0, 1] and checks["lint"] == {"findings": [], "int8_products": {"block0": 4, "block1": 4}}
     assert facts["gate"]["seed"] == 1 and facts["gate"]["perceptual"].startswith("not measured")
     assert facts["gate"]["fp16"]["psnr_db"] > facts["gate"]["int8"]["psnr_db"] > 20
-    assert manifest.info["int8"]["summary"].startswith("INT8 in all blocks; from FP32's images: INT8 ")
+    assert manifest.info["int8"]["summary"].startswith("INT8 in all blocks; from FP32's images (onnxruntime ")
     assert manifest.info["precision"]["int8_blocks"] == [0, 1] and checks["fusion"][0]["fuses"]
 
 

@@ -34,7 +34,7 @@ def test_export_says_what_was_kept_and_promises_no_speed(made, tmp_path, capsys,
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     assert run("export", made[0], "--precision", "int8", "--calibrate", made[1], "--batch", 4, "--out", tmp_path / "b", *QUICK) == 0
     out, err = capsys.readouterr()
-    assert "INT8 in all blocks; from FP32's images: INT8 " in out and "often slower" in out
+    assert "INT8 in all blocks; from FP32's images (onnxruntime " in out and "often slower" in out
     assert "LPIPS weights are not here" in err
 
 
