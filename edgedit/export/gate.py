@@ -95,7 +95,7 @@ class GateResult:
     seed: int
     limits: dict[str, Any]
     runtime: str
-    """What ran both, with its version. What it fuses decides INT8's rounding, so another measures otherwise (1.23: 6 dB worse than 1.31)."""
+    """What ran both, with its version. What it fuses decides INT8's rounding, so another measures otherwise (1.23: 6 dB worse)."""
 
     @property
     def words(self) -> str:
