@@ -19,7 +19,7 @@ def sweep(
     steps: Annotated[int | None, typer.Option(min=1, help="Cut every training to this many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Cut every training to this many passes over the pairs (paper: 100).")] = None,
     images_seen: Annotated[int | None, typer.Option(min=1, help="Cut every training to this many images.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop every training after so many minutes of its own; it saves.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train each for so long at most; a falling rate ends with it.")] = None,
     pairs_limit: Annotated[int | None, typer.Option(min=1, help="Train on the first so many pairs.")] = None,
     profile_images: Annotated[int | None, typer.Option(min=1, help="Images of each profile (paper: 50,000).")] = None,
     evaluate_images: Annotated[int | None, typer.Option(min=2, help="Images of each evaluation (papers: 50,000).")] = None,

@@ -50,11 +50,10 @@ put(saved=False)
 '''
 
 
-def fake(name: str, kind: str = "train", behave: str = "well", after: tuple[str, ...] = (), text: str = "",
-         minutes: float | None = None) -> Job:
+def fake(name: str, kind: str = "train", behave: str = "well", after: tuple[str, ...] = (), text: str = "") -> Job:
     """A stand-in job; `text` makes its command another one."""
     out = f"rows/{name}"
-    return Job(name, kind, (PYTHON, "-c", SCRIPT, KINDS[kind], f"{SWEEP}/{out}", text, behave), out, after, {}, minutes)
+    return Job(name, kind, (PYTHON, "-c", SCRIPT, KINDS[kind], f"{SWEEP}/{out}", text, behave), out, after, {})
 
 
 def fake_plan(*jobs: Job, table: str = "fakes") -> Plan:

@@ -125,21 +125,6 @@ def test_a_stop_lets_the_running_job_save_and_the_same_command_goes_on(tmp_path:
     assert carry_out(tmp_path / "s", fake("a"), fake("b"))[1] == {"a": "done", "b": "done"}
 
 
-def test_minutes_end_a_training_that_then_counts(tmp_path: Path) -> None:
-    folder, states, _ = carry_out(tmp_path / "s", fake("a", behave="long", minutes=0.02))
-    status = folder.status("a")
-    assert states == {"a": "done"} and status.why == "stopped because its 0.02 minutes were over" and status.seconds >= 1.2
-    carry_out(tmp_path / "s", fake("a", behave="long", minutes=0.02))
-    assert runs(folder, "a") == 1
-    carry_out(tmp_path / "s", fake("a", minutes=5))
-    assert runs(folder, "a") == 2, "more minutes train on"
-
-
-def test_minutes_that_leave_nothing_are_a_failure(tmp_path: Path) -> None:
-    folder, states, _ = carry_out(tmp_path / "s", fake("a", behave="deaf", minutes=0.0001))
-    assert states == {"a": "failed"} and "nothing had been saved" in folder.status("a").why
-
-
 def test_a_sweep_that_is_killed_leaves_no_job_behind(tmp_path: Path) -> None:
     job = fake("a", behave="long")
     folder = open_folder(tmp_path / "s", fake_plan(job))

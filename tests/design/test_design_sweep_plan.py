@@ -66,7 +66,7 @@ def test_budgets(pairs: Path) -> None:
     train = "train-5-64-8"
     assert "steps=3" in options(plan("table6", pairs, budget__images_seen=2 * BATCH + 1).jobs[train].command)
     assert "epochs=2.0" in options(plan("table6", pairs, budget__epochs=2).jobs[train].command)
-    assert plan("table6", pairs, budget__minutes=1.5).jobs[train].minutes == 1.5
+    assert "minutes=1.5" in plan("table6", pairs, budget__minutes=1.5).jobs[train].command
     long = plan("table6", pairs).jobs["train-7-192-12-200ep"]
     assert "epochs=200" in options(long.command)
     with pytest.raises(UsageError, match="three ways"):

@@ -57,6 +57,15 @@ def test_a_training_is_a_row_and_says_what_was_cut(pairs: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_minutes_end_a_training_and_more_of_them_go_on(pairs: Path, tmp_path: Path) -> None:
+    rows = table({"name": "a", "design": [2, 16, 2]}, steps=100_000)
+    short, longer = (settings(pairs, budget__minutes=minutes, stages=("train",)) for minutes in (0.02, 0.04))
+    first = sweep(rows, pairs, tmp_path / "s", short).rows[0]
+    assert first.status == "done" and "training ended by its minutes" in first.budget["cut"]
+    more = sweep(rows, pairs, tmp_path / "s", longer).rows[0]
+    assert more.budget["steps"] > first.budget["steps"] > 0 and more.status == "done"
+
+
 def test_all_stages_of_good_rows_beside_one_that_cannot_train(pairs: Path, tmp_path: Path) -> None:
     rows = ({"name": "helped", "design": [2, 16, 2], "train": {"setup": "ta"}, "students": {"setup.assistant": "helper"}},
             {"name": "bad", "design": [1, 16, 2], "train": {"setup": {"name": "mi1", "layers": [1, 5]}}},

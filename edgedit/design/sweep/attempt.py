@@ -32,8 +32,6 @@ WAIT_S = 150.0
 """How long to wait for an earlier start of the same job that has not let go yet."""
 BEAT_S = 5.0
 """How often the running time is noted: what of it a lost node can forget."""
-INTERRUPTED = 130
-"""Exit status of a command that saved and stopped."""
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Stop:
 
 
 def run(folder: Folder, name: str, asked: Callable[[float], bool], node: str = "") -> Status:
-    """Run a job's command to its end, or until `asked` says so or its minutes are over; returns and notes how it stands.
+    """Run a job's command to its end, or until `asked` says so; returns and notes how it stands.
 
     Raises:
         OutputError: an earlier start of this job still runs after `WAIT_S`.
@@ -75,8 +73,7 @@ def run(folder: Folder, name: str, asked: Callable[[float], bool], node: str = "
 
 def _run(folder: Folder, job: Job, mine: Status, asked: Callable[[float], bool]) -> Status:
     begin, beat, base = time.monotonic(), time.monotonic(), mine.seconds
-    limit = float("inf") if job.minutes is None else job.minutes * 60
-    reason, deadline = "", float("inf")
+    told, deadline = False, float("inf")
     command = job.filled(folder.path, sys.executable)
     with (folder.job_folder(job.name) / LOG_FILE).open("ab") as log:
         log.write(f"\n$ {' '.join(command)}\n".encode())
@@ -85,9 +82,9 @@ def _run(folder: Folder, job: Job, mine: Status, asked: Callable[[float], bool])
                                    env=_environment())
         while (code := process.poll()) is None:
             now = time.monotonic()
-            if not reason:
-                reason = "asked to stop" if asked(0.2) else f"its {job.minutes:g} minutes were over" if base + now - begin >= limit else ""
-                if reason:
+            if not told:
+                told = asked(0.2)
+                if told:
                     process.send_signal(signal.SIGTERM)
                     deadline = time.monotonic() + SAVE_S
             else:
@@ -98,10 +95,10 @@ def _run(folder: Folder, job: Job, mine: Status, asked: Callable[[float], bool])
                 beat = now
                 folder.set_status(job.name, Status(**{**vars(mine), "seconds": base + now - begin}))
     seconds = round(base + time.monotonic() - begin, 2)
-    return _judge(folder, job, Status(**{**vars(mine), "seconds": seconds}), code, reason)
+    return _judge(folder, job, Status(**{**vars(mine), "seconds": seconds}), code, told)
 
 
-def _judge(folder: Folder, job: Job, mine: Status, code: int, reason: str) -> Status:
+def _judge(folder: Folder, job: Job, mine: Status, code: int, told: bool) -> Status:
     """How a command that ended so stands."""
     digest = folder.digest(job) or ""
     state, why = "failed", ""
@@ -110,12 +107,8 @@ def _judge(folder: Folder, job: Job, mine: Status, code: int, reason: str) -> St
         shutil.rmtree(_stale(folder.path / job.out), ignore_errors=True)
     elif code == 0:
         why = f"the command ended well and left no {job.kind} in {job.out}"
-    elif reason.startswith("its") and code == INTERRUPTED and digest:
-        state, why = "done", f"stopped because {reason}"
-    elif reason.startswith("asked"):
+    elif told:
         state, why = "stopped", "stopped on request; the same command goes on"
-    elif reason:
-        why = f"{reason}, and nothing had been saved: {_last_words(folder, job, code)}"
     else:
         why = _last_words(folder, job, code)
     attempts = [*mine.attempts[:-1], [mine.node, state]]

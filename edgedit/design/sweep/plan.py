@@ -38,7 +38,6 @@ class Job:
         out: the output artifact's folder, relative to the sweep's.
         after: jobs whose outputs it reads.
         inputs: digests of what it reads that no job makes.
-        minutes: training time after which it is told to save, or None.
     """
 
     name: str
@@ -47,15 +46,14 @@ class Job:
     out: str
     after: tuple[str, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
-    minutes: float | None = None
 
     def filled(self, sweep: Path, python: str) -> list[str]:
         """The command for this folder and this Python."""
         return [part.replace(SWEEP, str(sweep)).replace(PYTHON, python) for part in self.command]
 
     def identity(self, digests: dict[str, str]) -> str:
-        """What makes an output this job's: command, minutes, and digests of everything it reads (`digests` by job)."""
-        body = {"command": self.command, "minutes": self.minutes, "inputs": self.inputs, "after": {a: digests[a] for a in self.after}}
+        """What makes an output this job's: command, and digests of everything it reads (`digests` by job)."""
+        body = {"command": self.command, "inputs": self.inputs, "after": {a: digests[a] for a in self.after}}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -198,6 +196,8 @@ class _Planner:
         self._limit_pairs()
         settings = merged(settings, {"model": {"depth": depth, "width": width, "heads": heads}})
         settings = {k: v for k, v in settings.items() if k not in ("steps", "epochs")} | self._length(row, settings, batch)
+        if b.minutes:
+            settings["minutes"] = b.minutes
         after, given = list(self.pairs_after), []
         for key, other in row.students.items():
             job = next((name for name, row_name in self.owner.items() if row_name == other), "") or self.add(self.by_name[other])
@@ -208,7 +208,7 @@ class _Planner:
         command = ["train", "--pairs", self.pairs_path, *arguments("train", settings), *given]
         folder = "assistant" if row.helper else "student"
         inputs = {} if self.pairs_after else {"pairs": self.pairs_digest}
-        name = self._job(row.name, "train", command, folder, tuple(after), inputs, b.minutes)
+        name = self._job(row.name, "train", command, folder, tuple(after), inputs)
         self.owner.setdefault(name, row.name)
         return name
 
@@ -250,14 +250,13 @@ class _Planner:
             command = ["evaluate", student, *arguments("evaluate", settings)]
             jobs["evaluate"] = self._job(row, "evaluate", command, "evaluation", (train.name,))
 
-    def _job(self, row: str, kind: str, given: list[str], folder: str, after: tuple[str, ...], inputs: dict[str, str] | None = None,
-             minutes: float | None = None) -> str:
-        key = json.dumps([kind, given, minutes])
+    def _job(self, row: str, kind: str, given: list[str], folder: str, after: tuple[str, ...], inputs: dict[str, str] | None = None) -> str:
+        key = json.dumps([kind, given])
         if key in self.same:
             return self.same[key]
         out = f"rows/{row}/{folder}"
         name = f"{kind}-{row}"
         command = (PYTHON, "-m", "edgedit", *given, "--out", f"{SWEEP}/{out}")
-        self.jobs[name] = Job(name, kind, command, out, after, inputs or {}, minutes)
+        self.jobs[name] = Job(name, kind, command, out, after, inputs or {})
         self.same[key] = name
         return name

@@ -130,7 +130,7 @@ def _row(plan: Plan, row: PlannedRow, folder: Folder) -> Row:
     return Row(
         row.name, plan.table, row.published, row.spec.to_dict() if row.spec else None, row.spec.label if row.spec else row.name, row.setup,
         row.loss, row.precision, row.spec.parameters if row.spec else None, row.spec.deployed_parameters if row.spec else None,
-        _budget(plan, row, student, states, record, scores), _quality(scores, there.get("evaluate")),
+        _budget(plan, row, student, record, scores), _quality(scores, there.get("evaluate")),
         {s["name"]: s["value"] for s in scores}, next((s["value"] for s in scores if s["metric"] == "accuracy"), None),
         {stage: round(s.seconds, 2) for stage, s in states.items() if s.seconds}, status, why,
         {_PATHS[stage]: str(path) for stage, path in there.items()}, rate, LATENCY_IMAGES / rate if rate else None,
@@ -152,8 +152,7 @@ def _state(plan: Plan, row: PlannedRow, states: dict[str, Status], folder: Folde
     return "done", ""
 
 
-def _budget(plan: Plan, row: PlannedRow, student: dict[str, Any], states: dict[str, Status], record: Record | None,
-            scores: list[dict[str, Any]]) -> dict[str, Any]:
+def _budget(plan: Plan, row: PlannedRow, student: dict[str, Any], record: Record | None, scores: list[dict[str, Any]]) -> dict[str, Any]:
     """What the row was really trained with, and in words what was cut."""
     if row.skip:
         return {"images_seen": None, "steps": None, "epochs": None, "pairs": None, "cut": ""}
@@ -167,9 +166,8 @@ def _budget(plan: Plan, row: PlannedRow, student: dict[str, Any], states: dict[s
         cuts.append(words + (f", {pairs:,} pairs" if row.full_whose == "the paper's" else ""))
     if pairs < plan.pairs["count"]:
         cuts.append(f"the first {pairs:,} of {plan.pairs['count']:,} pairs")
-    train = states.get("train", Status())
-    if train.why and train.state == "done":
-        cuts.append(f"training {train.why}")
+    if student.get("ended_by") == "minutes":
+        cuts.append("training ended by its minutes")
     if record and record.protocol.images < LATENCY_IMAGES:
         cuts.append(f"profiled over {record.protocol.images:,} of {LATENCY_IMAGES:,} images")
     counts = [s["images"] for s in scores if s.get("images")]

@@ -24,7 +24,7 @@ class Budget(Settings):
     images_seen: PositiveInt | None = None
     """Images of each training, over all steps; rounded up to whole batches."""
     minutes: PositiveFloat | None = None
-    """Of each training, of its own time over all starts: then it is told to save and counts as done."""
+    """Of each training, over all its starts (`edgedit train --minutes`): a falling rate ends with them."""
     pairs_limit: PositiveInt | None = None
     """Train on the first so many pairs."""
     profile_images: PositiveInt | None = None
