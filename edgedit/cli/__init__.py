@@ -40,7 +40,8 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 _VERBS: list[tuple[str, Callable[..., None]]] = [
     ("", host.quickstart), ("", board.doctor), ("teacher", teacher.convert), ("teacher", teacher.train), ("teacher", teacher.sample),
-    ("pairs", pairs.pairs), ("pairs import", pairs.import_get), ("", host.train), ("", evaluate.evaluate), ("", host.export),
+    ("pairs", pairs.pairs), ("pairs", pairs.take), ("pairs import", pairs.import_get), ("", host.train), ("", evaluate.evaluate),
+    ("", host.export),
     ("", host.compare), ("", build.build), ("", board.generate), ("", board.profile), ("", deploy.deploy), ("", design.design),
     ("", design.predict), ("", sweep.sweep), ("", board.report), ("", card.card), ("", board.show),
 ]

@@ -58,6 +58,26 @@ def pairs(
                 following=f"edgedit train --pairs {out} --out runs/student", data={"out": str(out), "digest": manifest.digest, **info})
 
 
+def take(
+    source: Annotated[Path, typer.Argument(metavar="PAIRS", help="Folder made by `edgedit pairs`.")],
+    out: Out,
+    count: Annotated[int, typer.Option(min=1, help="How many, from the first on.")],
+    json: Json = False,
+) -> None:
+    """Make the first pairs of a set a set of their own: to train on a part, and be judged by the rest.
+
+    Noise, classes, teacher and seed stay those of the whole set, which is named as the parent.
+
+    Example: edgedit pairs take runs/pairs --count 4096 --out runs/few
+    """
+    from edgedit.core.subset import first_pairs
+
+    with Console(json) as ui:
+        info = first_pairs(source, out, count).info
+        ui.done(f"{out}: the first {info['count']:,} pairs of {source}", following=f"edgedit train --pairs {out} --out runs/student",
+                data={"out": str(out), **info})
+
+
 def import_get(
     source: Annotated[Path, typer.Option("--from", help="Folder with latent/*.pkl and image/*.pkl.")],
     out: Out,

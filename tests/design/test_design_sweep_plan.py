@@ -12,12 +12,9 @@ import typer.main
 from edgedit.cli import app
 from edgedit.core.artifact import create
 from edgedit.core.errors import ArtifactError, UsageError
-from edgedit.core.pairset import PairSet
 from edgedit.core.settings import resolve
 from edgedit.design.sweep.plan import BATCH, EPOCHS, Plan, make_plan
 from edgedit.design.sweep.settings import SweepSettings
-from edgedit.design.sweep.subset import first_pairs
-from edgedit.design.sweep.subset import main as subset_main
 from edgedit.design.sweep.table import find_table, presets, read_table
 from edgedit.distill.settings import TrainSettings
 from tests.design.sweep_kit import write_pairs
@@ -133,15 +130,3 @@ def test_a_limit_of_pairs_is_a_job_before_all_trainings(pairs: Path, tmp_path: P
     assert next(iter(made.jobs)) == "pairs" and all("pairs" in j.after for j in made.jobs.values() if j.kind == "train")
     assert made.rows[0].steps == 20 and "{sweep}/pairs" in made.jobs["train-1-128-8"].command
     assert "pairs" not in plan("table6", pairs, budget__pairs_limit=40).jobs
-    first_pairs(pairs, tmp_path / "few", 20)
-    few, all_ = PairSet.open(tmp_path / "few"), PairSet.open(pairs)
-    assert len(few) == 20 and few.artifact.manifest.parents[0].digest == all_.artifact.manifest.digest
-    for part in ("images", "labels", "noise"):
-        assert (getattr(few, part)(range(20)) == getattr(all_, part)(range(20))).all()
-
-
-def test_more_pairs_than_there_are(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                   capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["subset", str(pairs), "--count", "41", "--out", str(tmp_path / "few")])
-    assert subset_main() == 2
-    assert "cannot give 41 pairs" in capsys.readouterr().err and not (tmp_path / "few").exists()

@@ -227,7 +227,7 @@ class _Planner:
         limit = self.settings.budget.pairs_limit
         if limit is None or limit >= self.count or self.pairs_after:
             return
-        command = (PYTHON, "-m", "edgedit.design.sweep.subset", self.pairs_path, "--count", str(limit), "--out", f"{SWEEP}/pairs")
+        command = (PYTHON, "-m", "edgedit", "pairs", "take", self.pairs_path, "--count", str(limit), "--out", f"{SWEEP}/pairs")
         self.jobs["pairs"] = Job("pairs", "subset", command, "pairs", inputs={"pairs": self.pairs_digest})
         self.pairs_path, self.pairs_after, self.count = f"{SWEEP}/pairs", ("pairs",), limit
 

@@ -1,9 +1,7 @@
-"""The first pairs of a set as a set of their own: `python -m edgedit.design.sweep.subset PAIRS --count N --out FOLDER`."""
+"""The first pairs of a set as a set of their own."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedit.core.artifact import Manifest, create
-from edgedit.core.errors import EdgeditError, UsageError
+from edgedit.core.artifact import MANIFEST, Manifest, create, open_artifact
+from edgedit.core.errors import EdgeditError, OutputError, UsageError
 from edgedit.core.pairset import KIND, PairSet, image_file, label_file, noise_file
 
 
 def first_pairs(source: str | Path, out: str | Path, count: int) -> Manifest:
     """Write the first `count` pairs of a set; teacher, sampler and seed stay those of the whole, which is the parent.
 
+    Returns the manifest; at once, checked, where `out` holds these very pairs.
+
     Raises:
         UsageError: the set has fewer.
         ArtifactError: `source` is not a set of pairs, or a damaged one.
-        OutputError: `out` cannot be written.
+        OutputError: `out` holds something else, or cannot be written.
     """
     pairs = PairSet.open(source)
+    if (Path(out) / MANIFEST).is_file():
+        there = open_artifact(out, KIND).manifest
+        if there.settings == {"first": count} and [p.digest for p in there.parents] == [pairs.artifact.manifest.digest]:
+            return there
+        raise OutputError(f"{out} holds other pairs", saw=f"{there.info.get('count')} of {there.info.get('label')}",
+                          fix="choose another --out")
     if not 1 <= count <= len(pairs):
         raise UsageError(f"{source} cannot give {count} pairs", saw=f"it holds {len(pairs)}")
     size = int(pairs.info["shard_size"])
@@ -48,22 +54,3 @@ def _npy(array: NDArray[Any]) -> bytes:
     stream = BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def main() -> int:
-    """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m edgedit.design.sweep.subset", description=__doc__)
-    parser.add_argument("pairs", type=Path)
-    parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    try:
-        first_pairs(given.pairs, given.out, given.count)
-    except EdgeditError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
