@@ -16,7 +16,7 @@ from edgedit.cli.console import Console, duration
 from edgedit.core.artifact import MANIFEST
 
 SHIPPED = {"digits": "dit-nano-digits", "cifar10": "dit-nano-cifar10"}
-"""Trained models that come with a checkout, in `engines/`: bundles, student, and pairs to distil from."""
+"""Trained models that come with a checkout, in `engines/`: bundles, student, and, where they may be shared, pairs to distil from."""
 
 DIGITS = {
     "pairs": ["--count", "24000", "--image", "16"],
@@ -40,26 +40,28 @@ CIFAR = {
 def find_shipped(data: str) -> Path | None:
     """The folder of the trained model that comes with this checkout for `data`; None where there is none (a plain `pip install`)."""
     folder = Path(__file__).resolve().parents[2] / "engines" / SHIPPED.get(data, "")
-    return folder if data in SHIPPED and (folder / "bundle-fp32" / MANIFEST).is_file() and (folder / "pairs" / MANIFEST).is_file() else None
+    return folder if data in SHIPPED and (folder / "bundle-fp32" / MANIFEST).is_file() else None
 
 
 def commands(out: Path, data: str, steps: int | None, shipped: Path | None = None) -> list[tuple[str, list[str]]]:
     """(stage, arguments) of every command, in order.
 
-    With a shipped model its images come first, and the student is distilled from its pairs, for a minute; without one the pairs are made.
+    With a shipped model its images come first, and the student is distilled for a minute only, from the model's pairs where they came too.
     """
     size = DIGITS if data == "digits" else CIFAR
     student, fp32, fp16, parity, record = (str(out / name) for name in ("student", "bundle-fp32", "bundle-fp16", "parity", "record"))
     length = ["--steps", str(steps)] if steps else []
     grid = ["--count", "100", "--all-classes", "--out"]
-    if shipped is None:
-        pairs, recipe, records = str(out / "pairs"), size["train"], [record]
-        before = [("pairs", ["pairs", "--teacher", "ideal", "--data", data, *size["pairs"], "--out", pairs])]
-    else:
-        pairs, recipe, ready = str(shipped / "pairs"), size["short"], str(shipped / "bundle-fp32")
-        records = [str(out / "record-shipped"), record]
+    pairs, recipe, records = str(out / "pairs"), size["train" if shipped is None else "short"], [record]
+    before: list[tuple[str, list[str]]] = []
+    if shipped is not None:
+        ready, records = str(shipped / "bundle-fp32"), [str(out / "record-shipped"), record]
         before = [("shipped: generate", ["generate", ready, *grid, str(out / "samples-shipped.png")]),
                   ("shipped: profile", ["profile", ready, *size["profile"], "--out", records[0], "--replace"])]
+    if shipped is not None and (shipped / "pairs" / MANIFEST).is_file():
+        pairs = str(shipped / "pairs")
+    else:
+        before.append(("pairs", ["pairs", "--teacher", "ideal", "--data", data, *size["pairs"], "--out", pairs]))
     return [
         *before,
         ("train", ["train", "--pairs", pairs, *recipe, *length, "--out", student]),
@@ -101,11 +103,12 @@ def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, An
     note = {"utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgedit": __version__, "data": data, "seconds": seconds}
     with (out / "quickstart.jsonl").open("a") as log:
         log.write(json.dumps(note) + "\n")
-    names = {"pairs": "pairs", "student": "student", "bundle": "bundle-fp32", "parity": "parity", "record": "record",
+    names = {"student": "student", "bundle": "bundle-fp32", "parity": "parity", "record": "record",
              "samples": "samples.png", "report": "report.html"}
-    made = {key: str(out / name) for key, name in names.items()}
+    made = {"pairs": str(shipped / "pairs") if shipped and (shipped / "pairs").is_dir() else str(out / "pairs"),
+            **{key: str(out / name) for key, name in names.items()}}
     if shipped is not None:
-        made |= {"pairs": str(shipped / "pairs"), "shipped": str(shipped), "samples_shipped": str(out / "samples-shipped.png")}
+        made |= {"shipped": str(shipped), "samples_shipped": str(out / "samples-shipped.png")}
     return {"seconds": seconds, **made}
 
 

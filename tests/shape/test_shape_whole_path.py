@@ -104,10 +104,15 @@ def verb_of_changed(capsys: pytest.CaptureFixture[str], path: Path) -> list[dict
     return json.loads(capsys.readouterr().out)["links"]
 
 
-def test_the_quickstart_is_made_of_these_verbs() -> None:
+def test_the_quickstart_is_made_of_these_verbs(tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "manifest.json").touch()
     for data in ("digits", "cifar10"):
         names = [arguments[0] for _, arguments in commands(Path("x"), data, None)]
         assert names == ["pairs", "train", "export", "export", "compare", "generate", "profile", "report"]
         given = commands(Path("x"), data, None, Path("engines/model"))
+        assert [arguments[0] for _, arguments in given] == ["generate", "profile", *names]
+        assert given[3][1][:3] == ["train", "--pairs", "x/pairs"] and "x/record-shipped" in given[-1][1]
+        given = commands(Path("x"), data, None, tmp_path)
         assert [arguments[0] for _, arguments in given] == ["generate", "profile", *names[1:]]
-        assert given[2][1][:3] == ["train", "--pairs", "engines/model/pairs"] and "x/record-shipped" in given[-1][1]
+        assert given[2][1][:3] == ["train", "--pairs", str(tmp_path / "pairs")]
