@@ -8,17 +8,18 @@ if TYPE_CHECKING:
     from edgedit.design.predict import predict
     from edgedit.design.stage import design
     from edgedit.design.sweep.run import sweep
+    from edgedit.report.stage import report
 
-__all__ = ["design", "predict", "sweep"]
+__all__ = ["design", "predict", "report", "sweep"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`edgedit.design(…)`, `edgedit.predict(…)` and `edgedit.sweep(…)`, imported when they are asked for."""
+    """`edgedit.design(…)`, `predict`, `sweep` and `report`, imported when they are asked for."""
     from importlib import import_module
 
-    if name == "design":  # the room, which can be called: Python binds its name as soon as anything inside is imported
-        return import_module("edgedit.design")
+    if name in ("design", "report"):  # rooms that can be called: Python binds their names as soon as anything inside is imported
+        return import_module(f"edgedit.{name}")
     if name == "predict":
         return import_module("edgedit.design.predict").predict
     if name == "sweep":

@@ -8,7 +8,7 @@ usage() {
 usage: cifar10.sh [options]
 
   --scale cpu|gpu          budgets and sizes (default cpu); each of them has an option of its own below
-  --smoke                  the same path in about two minutes on a CPU: it shows that everything runs, not pictures
+  --smoke                  the same path in minutes on a CPU: it shows that everything runs, not pictures
   --out DIR                folder for everything (runs/cifar10)
   --data DIR               cifar-10-batches-py, its archive, or a folder of images by class (cifar10: downloaded once)
   --stages LIST            of teacher,quality,pairs,students,evaluation,export,parity,profile,report (all)
@@ -34,8 +34,8 @@ usage: cifar10.sh [options]
   --classifier FILE        weights of a CIFAR ResNet: adds class accuracy
   --lpips-weights FILE     ImageNet weights of the LPIPS trunk, torchvision's state dict
   --metrics LIST           of evaluations                                    (fid,pr,spread,nearest,accuracy)
-  --reference NAME         what images should be like                        (cifar10-train)
-  --real NAME              real images nobody trained on                     (cifar10-test)
+  --reference NAME         what images should be like                        (the training split of --data)
+  --real NAME              real images nobody trained on                     (its test split)
   --reference-count N      images of the reference                           (cpu: 5000; gpu: 50000)
   --profile LIST           bundles profiled here, of fp32,fp16,int8          (fp32)
   --profile-images N       images of a profile                               (cpu, gpu: 5000; the paper: 50000)
@@ -54,7 +54,7 @@ fail() {
 all_stages=teacher,quality,pairs,students,evaluation,export,parity,profile,report
 scale=cpu smoke='' out=runs/cifar10 data=cifar10 stages=$all_stages dry=''
 given_teacher='' guidance=1 loss='' lpips_net=vgg precision=bf16 compile=''
-extractor='' classifier='' lpips='' metrics='' reference=cifar10-train real=cifar10-test profiled=fp32
+extractor='' classifier='' lpips='' metrics='' reference='' real='' profiled=fp32
 preset='' minutes_teacher='' pairs='' held_out='' students='' minutes_student='' batch='' reference_count='' profile_images=''
 teacher_sets=() student_sets=()
 
@@ -125,7 +125,7 @@ case $scale in
     gpu)
         if [[ -z $preset ]]; then
             preset=unet-large
-            ((${#teacher_sets[@]})) || teacher_sets=(--set unet.patch=2)
+            [[ ${teacher_sets[*]-} == *unet.patch=* ]] || teacher_sets=(--set unet.patch=2 "${teacher_sets[@]}")
         fi
         usual minutes_teacher 12 && usual pairs 200000 && usual held_out 10000 && usual students 0.42m,2.2m,5m && usual minutes_student 3
         usual batch 512 && usual reference_count 50000
@@ -134,6 +134,9 @@ case $scale in
     *) fail "--scale is cpu or gpu, not '$scale'" ;;
 esac
 usual profile_images 5000
+set=cifar10 # whose splits judge: of another data set its own
+[[ $data == cifar10 || $data == *.gz || -e $data/data_batch_1 || -e $data/cifar-10-batches-py ]] || set=data
+usual reference "$set-train" && usual real "$set-test"
 usual loss "$([[ -n $lpips ]] && echo lpips || echo l1)"
 usual metrics "fid,pr,spread$([[ -n $smoke ]] || echo ,nearest)$([[ -n $classifier ]] && echo ,accuracy || true)"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgedit import __version__
 from edgedit.cli.console import Console, duration
-from edgedit.core.artifact import MANIFEST
+from edgedit.core.artifact import MANIFEST, read_manifest
 
 SHIPPED = {"digits": "dit-nano-digits", "cifar10": "dit-nano-cifar10"}
 """Trained models that come with a checkout, in `engines/`: bundles, student, and, where they may be shared, pairs to distil from."""
@@ -52,7 +52,7 @@ def commands(out: Path, data: str, steps: int | None, shipped: Path | None = Non
     student, fp32, fp16, parity, record = (str(out / name) for name in ("student", "bundle-fp32", "bundle-fp16", "parity", "record"))
     length = ["--steps", str(steps)] if steps else []
     grid = ["--count", "100", "--all-classes", "--out"]
-    pairs, recipe, records = str(out / "pairs"), size["train" if shipped is None else "short"], [record]
+    pairs, recipe, records = str(out / "pairs"), _recipe(out / "student", size, shipped), [record]
     before: list[tuple[str, list[str]]] = []
     if shipped is not None:
         ready, records = str(shipped / "bundle-fp32"), [str(out / "record-shipped"), record]
@@ -72,6 +72,15 @@ def commands(out: Path, data: str, steps: int | None, shipped: Path | None = Non
         ("profile", ["profile", fp32, *size["profile"], "--out", record, "--replace"]),
         ("report", ["report", *records, parity, student, "--out", str(out / "report.html")]),
     ]
+
+
+def _recipe(student: Path, size: dict[str, list[str]], shipped: Path | None) -> list[str]:
+    """How to train: for a minute beside a shipped model, unless a longer run lies there, which is then gone on with."""
+    short = size["short"]
+    if shipped is None:
+        return size["train"]
+    before = read_manifest(student).settings.get("steps") if (student / MANIFEST).is_file() else None
+    return size["train"] if before is not None and before > int(short[short.index("--steps") + 1]) else short
 
 
 def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 
 from edgedit.cli.console import Console
 from edgedit.cli.options import Json, Out, Sets
+from edgedit.core.errors import UsageError
 
 
 def sweep(
@@ -56,8 +59,9 @@ def sweep(
                "train.lpips_weights": str(lpips_weights.resolve()) if lpips_weights else None}
     settings = resolve(SweepSettings, sets=sets or (), options=options)
     with Console(json) as ui:
+        plan = make_plan(find_table(table), pairs, settings)
+        _check(plan)
         if dry_run:
-            plan = make_plan(find_table(table), pairs, settings)
             filled = [shlex.join(job.filled(out.resolve(), "python")) for job in plan.jobs.values()]
             commands = [line.replace("python -m edgedit ", "edgedit ", 1) for line in filled]
             skipped = [f"skipped: {row.name}: {row.skip}" for row in plan.rows if row.skip]
@@ -73,6 +77,27 @@ def sweep(
                 data={"out": str(made.out), "complete": made.complete, "rows": [asdict(row) for row in made.rows]})
     if not made.complete:
         raise typer.Exit(1)
+
+
+def _check(plan: Any) -> None:
+    """Raise UsageError where a verb would not take what its jobs set, before anything is started."""
+    from edgedit.core.settings import resolve
+    from edgedit.device.profile import ProfileSettings
+    from edgedit.distill.settings import TrainSettings
+    from edgedit.evaluate.settings import EvaluateSettings
+
+    verbs: dict[str, type[Any]] = {"train": TrainSettings, "evaluate": EvaluateSettings, "profile": ProfileSettings}
+    if find_spec("onnx"):  # a machine that only talks to a cluster may be without
+        from edgedit.export.bundle import ExportSettings
+
+        verbs["export"] = ExportSettings
+    for job in plan.jobs.values():
+        sets = [value for option, value in itertools.pairwise(job.command) if option == "--set"]
+        if job.kind in verbs and sets:
+            try:
+                resolve(verbs[job.kind], sets=sets)
+            except UsageError as error:
+                raise UsageError(f"{job.name}: {error.what}", saw=error.saw, fix=error.fix) from error
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -7,20 +7,12 @@ The room is called like the function that most people want of it, so it can be c
 from __future__ import annotations
 
 import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from edgedit.design.stage import Designs
+from edgedit.core.room import Room
 
 
-class _Room(ModuleType):
-    """A module that can be called; Python binds `edgedit.design` to the module as soon as anything inside is imported."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Designs:
-        from edgedit.design.stage import design
-
-        return design(*arguments, **options)
+class _Room(Room):
+    where, function = "edgedit.design.stage", "design"
 
 
 sys.modules[__name__].__class__ = _Room

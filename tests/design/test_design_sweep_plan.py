@@ -125,6 +125,21 @@ def test_what_cannot_be_planned(pairs: Path, tmp_path: Path) -> None:
         make_plan(read_table({"row": [{"design": [5, 62, 8]}]}, "x"), pairs, SweepSettings())
 
 
+def test_designs_are_the_rows_alone(pairs: Path) -> None:
+    with pytest.raises(UsageError, match="--set train may not"):
+        plan("table2", pairs, "train.model.depth=3")
+    with pytest.raises(UsageError, match="row 'a' may not"):
+        make_plan(read_table({"row": [{"name": "a", "design": [1, 16, 2], "train": {"model": {"width": 8}}}]}, "x"), pairs, SweepSettings())
+    assert plan("table2", pairs, "train.model.patch=4").rows[0].spec.patch == 4
+
+
+def test_guidance_is_the_exports(pairs: Path) -> None:
+    rows = [{"design": [1, 16, 2]}, {"design": [1, 16, 4], "export": {"guidance_scale": 1.0}},
+            {"design": [2, 16, 2], "train": {"setup": "guided"}}]
+    assert [r.guidance for r in make_plan(read_table({"row": rows}, "x"), pairs, SweepSettings()).rows] == [1.5, 1.0, 1.0]
+    assert {r.guidance for r in plan("table2", pairs, "export.guidance_scale=none").rows} == {1.5}
+
+
 def test_a_limit_of_pairs_is_a_job_before_all_trainings(pairs: Path, tmp_path: Path) -> None:
     made = plan("table6", pairs, budget__pairs_limit=20, budget__epochs=256)
     assert next(iter(made.jobs)) == "pairs" and all("pairs" in j.after for j in made.jobs.values() if j.kind == "train")

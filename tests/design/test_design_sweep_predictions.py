@@ -38,7 +38,7 @@ def test_the_device_is_the_records_in_their_mode():
 def test_a_device_that_was_named_is_taken_without_records():
     told = predict_rows(SPECS, FP16, {}, find_device("orin-nano"))
     assert told["small"].seconds == predict(SPECS["small"]).one_a_kind
-    bare = predict_rows(SPECS, FP16, {}, find_device("orin-nano"), {"guidance_scale": 1.0})
+    bare = predict_rows(SPECS, FP16, {}, find_device("orin-nano"), dict.fromkeys(SPECS, 1.0))
     assert bare["large"].seconds["floor"] == pytest.approx(told["large"].seconds["floor"] / 2, rel=0.1)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from edgedit.cli import main
 from edgedit.core.artifact import read_manifest
 from edgedit.core.chain import chain
 from edgedit.core.errors import UsageError
@@ -122,3 +123,12 @@ def test_a_table_that_is_skipped_whole_starts_nothing(pairs: Path, tmp_path: Pat
 
 def test_swept_is_complete_where_the_rest_is_skipped(tmp_path: Path) -> None:
     assert Swept(tmp_path, []).complete
+
+
+@pytest.mark.parametrize(("given", "words"), [("train.los=l1", "los"), ("export.precision=fp8", "precision"), ("profile.imges=3", "imges")])
+def test_a_plan_that_a_verb_would_not_take_is_refused(given: str, words: str, pairs: Path, tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "table2", "--pairs", str(pairs), "--out", str(tmp_path / "s"), "--set", given, "--dry-run"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and words in said and "1-128-8: " in said and not (tmp_path / "s").exists()

@@ -77,6 +77,8 @@ class PlannedRow:
     changed: tuple[str, ...]
     """Settings that the user gave over the table's, as "loss.name=l1"."""
     skip: str = ""
+    guidance: float = 1.5
+    """Scale inside the exported graph."""
     shared_with: str = ""
     """Row whose training this row's is, because their commands are the same."""
 
@@ -107,6 +109,7 @@ def make_plan(table: Table, pairs: str | Path, settings: SweepSettings) -> Plan:
         ArtifactError: `pairs` is not a folder of pairs; `teacher` not one of a teacher.
     """
     settings.budget.check()
+    _check_models(table, settings)
     if strange := [s for s in settings.stages if s not in STAGES]:
         raise UsageError(f"there is no stage '{strange[0]}'", fix=did_you_mean(strange[0], STAGES))
     if settings.device is not None:
@@ -124,6 +127,27 @@ def make_plan(table: Table, pairs: str | Path, settings: SweepSettings) -> Plan:
     return Plan(table.name, table.about, facts, tuple(made.rows), made.jobs, settings.model_dump(mode="json"))
 
 
+def _data_name(data: PairSet) -> str:
+    """Name of the data set that the teacher knew, "" where pairs do not say."""
+    teacher = data.info.get("teacher")
+    return str(teacher.get("data", "")) if isinstance(teacher, dict) else ""
+
+
+def _guidance(export: dict[str, Any], setup: str) -> float:
+    """As `edgedit export` has it: what is set, else 1.5, and none for a student that was taught the guided image."""
+    given = export.get("guidance_scale")
+    return (1.0 if setup == "guided" else 1.5) if given in (None, "none") else float(given)
+
+
+def _check_models(table: Table, settings: SweepSettings) -> None:
+    """Raise UsageError where depth, width or heads come as a setting: rows say them."""
+    for where, given in (("--set train", settings.train), *((f"row '{row.name}'", row.settings["train"]) for row in table.rows)):
+        model = given.get("model", {})
+        if named := [key for key in ("depth", "width", "heads") if isinstance(model, dict) and key in model]:
+            raise UsageError(f"the rows of a sweep say depth, width and heads; {where} may not", saw=f"model.{named[0]}={model[named[0]]}",
+                             fix="a table of your own, with design = [depth, width, heads] in each row")
+
+
 class _Planner:
     """Gathers rows and jobs; commands that are the same but for their output become one job."""
 
@@ -138,6 +162,7 @@ class _Planner:
         self.jobs: dict[str, Job] = {}
         self.same: dict[str, str] = {}
         self.owner: dict[str, str] = {}
+        self.usual = {**USUAL, "evaluate": {"reference": "digits-train"} if _data_name(data) == "digits" else {}}
         self.pairs_path, self.count = str(data.artifact.path), len(data)
         self.pairs_after: tuple[str, ...] = ()
         self.pairs_digest = data.artifact.manifest.digest
@@ -146,7 +171,7 @@ class _Planner:
         """Plan a row; returns the name of its training job."""
         skip = row.skip or ("it needs a teacher, the one that made the pairs: --teacher FOLDER"
                             if "teacher" in row.needs and self.settings.teacher is None else "")
-        s = {name: merged(merged(USUAL[name], row.settings[name]), getattr(self.settings, name)) for name in SECTIONS}
+        s = {name: merged(merged(self.usual[name], row.settings[name]), getattr(self.settings, name)) for name in SECTIONS}
         spec = None if row.design is None else self._spec(row, s["train"])
         own = {name: getattr(self.settings, name) for name in SECTIONS}
         given = [(name, item) for name in ("train", "evaluate") if name in self.settings.stages for item in flat(own[name])]
@@ -164,7 +189,7 @@ class _Planner:
         if not row.helper:
             precision = str(s["export"].get("precision", "fp32"))
             self.rows.append(PlannedRow(row.name, spec, setup, loss, precision, row.published, jobs, self.count, batch, steps, full, whose,
-                                        changed, skip, "" if shared == row.name else shared))
+                                        changed, skip, _guidance(s["export"], setup), "" if shared == row.name else shared))
         return jobs.get("train", "")
 
     def _spec(self, row: TableRow, train: dict[str, Any]) -> DiTSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from edgedit.core.errors import UsageError
 from edgedit.core.record import Record
@@ -26,7 +25,7 @@ class Predicted:
 
 
 def predict_rows(specs: Mapping[str, DiTSpec], precisions: Mapping[str, str], records: Mapping[str, Record], device: Device | None = None,
-                 export: Mapping[str, Any] | None = None) -> dict[str, Predicted]:
+                 guidance: Mapping[str, float] | None = None) -> dict[str, Predicted]:
     """Predictions by row; rows that no model speaks of are missing.
 
     A row's own record is kept from the models, so what the report shows beside its measurement is a prediction of something unseen.
@@ -36,7 +35,7 @@ def predict_rows(specs: Mapping[str, DiTSpec], precisions: Mapping[str, str], re
         precisions: "fp32", "fp16" or "int8" by row.
         records: record by row, of the rows that have one.
         device: None takes the known device that the records are of; without one nothing is predicted.
-        export: settings of the export, for rows without a record: `guidance_scale` counts.
+        guidance: scale inside the graph by row, for rows without a record; 1.5 where it is not named.
     """
     place = device or _device_of(records)
     if place is None:
@@ -46,7 +45,7 @@ def predict_rows(specs: Mapping[str, DiTSpec], precisions: Mapping[str, str], re
         own = records.get(name)
         others = [record for row, record in records.items() if row != name]
         batch = own.protocol.batch if own else next((r.protocol.batch for r in others), BATCH)
-        scale = own.subject.guidance_scale if own else float((export or {}).get("guidance_scale", GUIDANCE))
+        scale = own.subject.guidance_scale if own else (guidance or {}).get(name, GUIDANCE)
         try:
             told = predict(spec, place, precision=precisions[name], batch=batch, images=IMAGES, guidance_scale=scale, records=others)
         except UsageError:  # a precision or a figure that the device file does not speak of

@@ -74,7 +74,7 @@ def collect(plan: Plan, folder: Folder) -> list[Row]:
     specs = {row.name: row.spec for row in plan.rows if row.spec and not row.skip}
     told = predict_rows(specs, {row.name: row.precision for row in plan.rows},
                         {row.name: load_record(row.paths["record"]) for row in rows if "record" in row.paths},
-                        find_device(settings.device) if settings.device else None, settings.export)
+                        find_device(settings.device) if settings.device else None, {row.name: row.guidance for row in plan.rows})
     return [replace(row, predicted_s=told[row.name].seconds, predicted_for=told[row.name].device) if row.name in told else row
             for row in rows]
 
