@@ -45,11 +45,12 @@ def reference_statistics(job: Job, folder: Path, cache: Path | None) -> Statisti
 
 
 def reference_apart(job: Job, folder: Path) -> NDArray[np.float64] | None:
-    """Distances inside the reference, for spread."""
+    """Distances inside the reference, for spread; in random order, since neighbours in a data set may be of one hand."""
     if job.reference is None or not job.settings.wants("spread"):
         return None
-    rows = measure(job.reference, job.reference_chosen, [Apart(by_class=job.by_class)], folder, chunk=job.settings.chunk,
-                   text="reference's spread", say=job.say, ranks=job.ranks)
+    mixed = np.random.default_rng(job.settings.subset_seed).permutation(job.reference_chosen)
+    rows = measure(job.reference, mixed, [Apart(by_class=job.by_class)], folder, chunk=job.settings.chunk, text="reference's spread",
+                   say=job.say, ranks=job.ranks)
     return rows.collect("apart")
 
 

@@ -16,7 +16,9 @@ _BLOCK = 5000
 
 
 class Apart:
-    """Distance from each image to the next one of its class in the chunk: a draw from the distances inside a class.
+    """Distance from each image to the one half-way round its class in the chunk: a draw from the distances inside a class.
+
+    Not to the next one: neighbours in a data set may be alike (the digits of one writer are).
 
     Args:
         by_class: compare inside classes; else any with any.
@@ -33,7 +35,7 @@ class Apart:
         for label in np.unique(groups):
             members = np.flatnonzero(groups == label)
             if len(members) > 1:
-                away = flat[members].astype(np.int32) - flat[np.roll(members, -1)]
+                away = flat[members].astype(np.int32) - flat[np.roll(members, len(members) // 2)]
                 apart[members] = np.square(away).mean(1)
         return {"apart": apart}
 

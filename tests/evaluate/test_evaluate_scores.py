@@ -92,6 +92,15 @@ def test_copies_stand_out():
     assert "copies" not in nearest(np.ones(3), None).details
 
 
+def test_spread_is_not_taken_in_by_neighbours_that_are_alike():
+    """As the digits of one writer, which follow one another: each second image repeats the one before."""
+    rng = np.random.default_rng(0)
+    once = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    twice, labels = np.repeat(once, 2, axis=0), np.zeros(80, np.int64)
+    apart = [np.nanmean(Apart(by_class=True).rows(some, labels[: len(some)])["apart"]) for some in (once, twice)]
+    assert apart[1] == pytest.approx(apart[0], rel=0.1)
+
+
 def test_spread_is_the_ratio_of_standard_deviations_inside_classes():
     """Classes far apart do not count; half the deviation inside them gives 0.5, a single image 0."""
     rng = np.random.default_rng(0)
