@@ -16,9 +16,9 @@ _BLOCK = 5000
 
 
 class Apart:
-    """Distance from each image to the one half-way round its class in the chunk: a draw from the distances inside a class.
+    """Distance from each image to a random other one of its class in the chunk: a draw from the distances inside a class.
 
-    Not to the next one: neighbours in a data set may be alike (the digits of one writer are).
+    Not to the next one: neighbours in a data set may be alike (the digits of one writer are). The order is the same every time.
 
     Args:
         by_class: compare inside classes; else any with any.
@@ -33,9 +33,9 @@ class Apart:
         groups = labels if self.by_class and labels is not None else np.zeros(len(images), np.int64)
         apart = np.full(len(images), np.nan)
         for label in np.unique(groups):
-            members = np.flatnonzero(groups == label)
+            members = np.random.default_rng(0).permutation(np.flatnonzero(groups == label))
             if len(members) > 1:
-                away = flat[members].astype(np.int32) - flat[np.roll(members, len(members) // 2)]
+                away = flat[members].astype(np.int32) - flat[np.roll(members, 1)]
                 apart[members] = np.square(away).mean(1)
         return {"apart": apart}
 
