@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 LETTER = 6.3
 """Mean width of a letter at the charts' font size of 11, pixels; a little generous, so that labels never touch."""
+DIAMOND = 1.25
+"""Half a diagonal of a diamond over the radius of the dot that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Surface:
     def dot(self, x: float, y: float, radius: float, css: str, title: str = "", *, diamond: bool = False) -> None:
         """A circle, or a diamond."""
         if diamond:
-            r = radius * 1.25
+            r = radius * DIAMOND
             self._parts.append(f'<path class="{escape(css)}" d="M{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}L{x:.1f} {y + r:.1f}'
                                f'L{x - r:.1f} {y:.1f}Z">{self._title(title)}</path>')
         else:

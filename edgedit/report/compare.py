@@ -23,6 +23,9 @@ from edgedit.report.words import SPACE, energy, listing, number, plural, quantit
 CONDITIONS = ("image size", "images", "batch", "guidance", "saving", "overlap", "completeness")
 """Fields of `derived.protocol_of` that must agree before figures are set against each other."""
 
+APART = 1.0
+"""Percentage points between the rates of the whole runs and those from batch to batch, above which the page says so."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -82,7 +85,7 @@ def _against(base: str, a: RecordSource, name: str, b: RecordSource) -> Comparis
     changed = tuple(f"{k} {x} → {y}" for k, (x, y) in _subjects(a.record, b.record).items() if x != y)
     if refused:
         return Comparison(base, name, changed, refused=refused)
-    changes, notes = _times(a, b), []
+    changes, notes = _times(a, b)
     p, q = a.record.power, b.record.power
     if p and q and p.boundary == q.boundary:
         changes += _energy(a, b)
@@ -106,23 +109,39 @@ def _subjects(a: Record, b: Record) -> dict[str, tuple[str, str]]:
     return {k: (one[k], two[k]) for k in one}
 
 
-def _times(a: RecordSource, b: RecordSource) -> list[Change]:
-    """Rate, median and 99 % of the batch times, from the raw logs."""
+def _times(a: RecordSource, b: RecordSource) -> tuple[list[Change], list[str]]:
+    """Rate of the whole run (its interval from the periods), median and 99 % of the batch times from the raw logs; and notes."""
     found: list[Change] = []
+    notes: list[str] = []
 
     def add(name: str, shown: Callable[[Record], str], ratio: Ratio | None, better: int) -> None:
         if ratio is not None:
             found.append(Change(name, shown(a.record), shown(b.record), ratio, better))
 
     periods = (a.periods_ms, b.periods_ms) if a.periods_ms and b.periods_ms else (a.batches_ms, b.batches_ms)
-    add("Images per second", lambda r: number(r.images_per_s), bootstrap.ratio(*periods, bootstrap.mean, invert=True), 1)
+    rates = a.record.images_per_s, b.record.images_per_s
+    if min(rates) > 0:
+        drawn = bootstrap.ratio(*periods, bootstrap.mean, invert=True)
+        rate = _centred(100 * (rates[1] / rates[0] - 1), drawn)
+        add("Images per second", lambda r: number(r.images_per_s), rate, 1)
+        if drawn is not None and abs(rate.percent - drawn.percent) > APART:
+            notes.append(f"Images per second are those of the whole run; the times from batch to batch alone differ by "
+                         f"{signed(drawn.percent)} in rate. The rest lies outside them, and the interval knows nothing of it.")
     batches = (a.batches_ms, b.batches_ms)
     add("Batch, median", lambda r: f"{number(r.batch_ms.median, 4)}{SPACE}ms", bootstrap.ratio(*batches, bootstrap.median), -1)
     add("Batch, 99 %", lambda r: f"{number(r.batch_ms.p99, 4)}{SPACE}ms", bootstrap.ratio(*batches, bootstrap.p99), -1)
     memory = (a.record.peak_memory_mb, b.record.peak_memory_mb)
     if memory[0] and memory[1]:
         add("Peak memory", lambda r: quantity(r.peak_memory_mb, "MB"), Ratio(100 * (memory[1] / memory[0] - 1)), -1)
-    return found
+    return found, notes
+
+
+def _centred(percent: float, drawn: Ratio | None) -> Ratio:
+    """The difference of the figures shown, with the interval that was drawn around nearly the same ratio."""
+    if drawn is None or drawn.low is None or drawn.high is None:
+        return Ratio(percent)
+    scale = (100 + percent) / (100 + drawn.percent)
+    return Ratio(percent, scale * (100 + drawn.low) - 100, scale * (100 + drawn.high) - 100)
 
 
 def _energy(a: RecordSource, b: RecordSource) -> list[Change]:
@@ -134,11 +153,7 @@ def _energy(a: RecordSource, b: RecordSource) -> list[Change]:
     drawn = None
     if all(samples) and a.periods_ms and b.periods_ms:
         drawn = bootstrap.ratio(samples[0], samples[1], bootstrap.mean, times=(a.periods_ms, b.periods_ms))
-    value = 100 * (q.mj_per_image / p.mj_per_image - 1)
-    ratio = Ratio(value)
-    if drawn is not None and drawn.low is not None and drawn.high is not None:
-        shift = value - drawn.percent
-        ratio = Ratio(value, drawn.low + shift, drawn.high + shift)
+    ratio = _centred(100 * (q.mj_per_image / p.mj_per_image - 1), drawn)
     return [Change("Energy per image", energy(p.mj_per_image), energy(q.mj_per_image), ratio, -1)]
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from edgedit.report import fronts
+from edgedit.report import fronts, rebuilt
 from edgedit.report.sources import Sources
 from edgedit.report.sweeps import Row, SweepSource
 from edgedit.report.tables import Table
@@ -41,7 +41,7 @@ def json_text(page: dict[str, Any], found: Sources) -> str:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    values = row.model_dump(mode="json")
+    values = row.model_dump(mode="json") | {"not_the_papers": rebuilt.foreign(row) or None}
     values["paths"] = {role: path and near(path) for role, path in row.paths.items()}
     if row.quality is not None and row.quality.path:
         values["quality"]["path"] = near(row.quality.path)

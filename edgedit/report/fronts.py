@@ -38,6 +38,8 @@ class Group:
     where: str
     designs: tuple[Design, ...]
     published: bool = False
+    foreign: str = ""
+    """What sets these designs apart from the paper's ("image size 8 × 8"), "" where nothing does."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -68,13 +70,18 @@ def published_group() -> Group:
 
 def own_groups(sweep: SweepSource) -> list[Group]:
     """The sweep's designs by quality name and machine; rows without parameters and a second figure are left out."""
-    by: dict[tuple[str, str], list[Row]] = {}
+    by: dict[tuple[str, str, str], list[Row]] = {}
     for row in sweep.rows:
         if row.parameters and row.table not in OF_ONE_DESIGN and (row.quality_value is not None or row.latency_50k_s is not None):
             name = row.quality.name if row.quality is not None and row.quality.value is not None else ""
-            by.setdefault((name, row.device if row.latency_50k_s is not None else ""), []).append(row)
-    return [Group(f"Here{f', {where}' if where else ''}", name, where, tuple(_once(map(_design, rows))))
-            for (name, where), rows in by.items()]
+            other = ", ".join(f"{k} {v}" for k, v in row.foreign.items())
+            by.setdefault((name, row.device if row.latency_50k_s is not None else "", other), []).append(row)
+    return [Group(_here(where, other), name, where, tuple(_once(map(_design, rows))), foreign=other)
+            for (name, where, other), rows in by.items()]
+
+
+def _here(where: str, other: str) -> str:
+    return ", ".join(["Here", *(text for text in (where, other) if text)])
 
 
 def _once(designs: Iterable[Design]) -> list[Design]:
@@ -88,23 +95,26 @@ def _once(designs: Iterable[Design]) -> list[Design]:
 
 def by_machine(groups: Sequence[Group]) -> list[Group]:
     """Groups merged by machine, without their qualities: every design that was timed there."""
-    merged: dict[tuple[bool, str], list[Design]] = {}
+    merged: dict[tuple[bool, str, str], list[Design]] = {}
     for g in groups:
-        merged.setdefault((g.published, g.where), []).extend(d for d in g.designs if "latency" in d.values)
-    return [Group("Published" if pub else f"Here{f', {where}' if where else ''}", "", where, tuple(_once(
-        Design(d.name, {k: v for k, v in d.values.items() if k != "quality"}, d.shown) for d in found)), pub)
-        for (pub, where), found in merged.items() if found]
+        merged.setdefault((g.published, g.where, g.foreign), []).extend(d for d in g.designs if "latency" in d.values)
+    return [Group("Published" if pub else _here(where, other), "", where, tuple(_once(
+        Design(d.name, {k: v for k, v in d.values.items() if k != "quality"}, d.shown) for d in found)), pub, other)
+        for (pub, where, other), found in merged.items() if found]
 
 
 def tables(groups: Sequence[Group]) -> list[Table]:
     """A table for each group, and one for each machine that timed more designs than any group of it holds."""
     def largest(machine: Group) -> int:
-        return max(len(g.designs) for g in groups if g.quality and (g.published, g.where) == (machine.published, machine.where))
+        return max(len(g.designs) for g in judged if _alike(g, machine))
 
     judged = [g for g in groups if g.quality]
-    timed = [m for m in by_machine(groups) if not any((g.published, g.where) == (m.published, m.where) for g in judged)
-             or len(m.designs) > largest(m)]
+    timed = [m for m in by_machine(groups) if not any(_alike(g, m) for g in judged) or len(m.designs) > largest(m)]
     return [t for g in (*judged, *timed) if (t := table(g)) is not None]
+
+
+def _alike(a: Group, b: Group) -> bool:
+    return (a.published, a.where, a.foreign) == (b.published, b.where, b.foreign)
 
 
 def _design(row: Row) -> Design:

@@ -75,8 +75,15 @@ def _pair(group: Group, x: str, y: str, title: str) -> Markup | None:
                  f"{kind}: {title}.{dashed}", width=HALF)
 
 
-def latency_over_parameters(groups: Sequence[Group]) -> Markup | None:
-    """Figure 4b: published designs and the sweep's on one chart, a colour for each machine."""
+def latency_over_parameters(groups: Sequence[Group]) -> list[Markup]:
+    """Figure 4b: published designs and the sweep's on one chart; designs of another image size, data set … on charts of their own."""
+    apart = dict.fromkeys(g.foreign for g in groups if g.foreign)
+    parts = [[g for g in groups if g.foreign == other] for other in ("", *apart)]
+    return [made for part in parts if (made := _latency(part)) is not None]
+
+
+def _latency(groups: Sequence[Group]) -> Markup | None:
+    """One chart of latency over parameters, a colour for each machine."""
     points, legend, lines, ours = [], [], [], 0
     for k, group in enumerate(fronts.by_machine(groups)):
         style = "s2" if group.published else ("s1", "s3", "s4", "s5")[k % 4]
@@ -91,10 +98,13 @@ def latency_over_parameters(groups: Sequence[Group]) -> Markup | None:
                        f"{style} open" if group.published else style))
     if not ours:
         return None
+    other = groups[0].foreign
     alt = f"Seconds for 50,000 images over parameters: {plural(ours, 'design')} here and {len(points) - ours} published."
-    return chart(lambda width: scatter(width, points, MILLIONS, LATENCY, alt, log=True, height=340),
-                 "Another machine and other conditions: where a dot lies against a diamond says nothing of the designs; how the dots lie "
-                 "among themselves does.", legend=legend, width=WIDE)
+    words = ("Another machine and other conditions: where a dot lies against a diamond says nothing of the designs; how the dots lie "
+             "among themselves does.")
+    if other:
+        alt, words = f"{alt} Here: {other}.", f"Here: {other}. Not the paper's rows, so nothing published stands on this chart."
+    return chart(lambda width: scatter(width, points, MILLIONS, LATENCY, alt, log=True, height=340), words, legend=legend, width=WIDE)
 
 
 def three_ways(groups: Sequence[Group]) -> list[Markup]:
@@ -146,10 +156,10 @@ def predicted(rows: Sequence[Row], styles: dict[str, str]) -> Markup | None:
 
 def quality_groups(groups: Sequence[Group]) -> list[Group]:
     """Groups merged by quality name, for charts that do not show latency."""
-    merged: dict[tuple[bool, str], list[Group]] = {}
+    merged: dict[tuple[bool, str, str], list[Group]] = {}
     for g in groups:
         if g.quality:
-            merged.setdefault((g.published, g.quality), []).append(g)
-    return [Group(f"Published, {paper.BOARD}" if pub else "Here", name, "", tuple(d for g in found for d in g.designs), pub)
-            for (pub, name), found in merged.items()]
+            merged.setdefault((g.published, g.quality, g.foreign), []).append(g)
+    return [Group(f"Published, {paper.BOARD}" if pub else f"Here, {other}" if other else "Here", name, "",
+                  tuple(d for g in found for d in g.designs), pub, other) for (pub, name, other), found in merged.items()]
 

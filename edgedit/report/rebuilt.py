@@ -70,20 +70,33 @@ def tables(sweep: SweepSource) -> list[Table]:
     """Every table of the paper that the sweep has a row of, in the paper's order."""
     found = [made for number_ in TITLES if (made := rebuild(number_, sweep)) is not None]
     placed = {"fig4", *(f"table{n}" for n in TITLES)}
-    for name in dict.fromkeys(row.table for row in sweep.rows if row.table not in placed):
-        rest = [row for row in sweep.rows if row.table == name]
+    parts: dict[tuple[str, str], list[Row]] = {}
+    for row in sweep.rows:
+        if row.table not in placed or row.foreign:
+            parts.setdefault((row.table, foreign(row)), []).append(row)
+    for (name, other), rest in parts.items():
         extra = _extra(rest)
         title = f"Rows of Figure {name[3:]}" if name.startswith("fig") else f"Rows of {name}" if name else "Rows of no table of the paper"
+        title = f"Asked for as {name or 'no table of the paper'}, {other}" if other else title
         found.append(Table(title, ("Row", "Design", *(name for name, _, _ in extra)),
                            tuple((r.name, r.label or NONE, *(cell(r) for _, cell, _ in extra)) for r in rest),
                            "ll" + "".join(a for _, _, a in extra), _note(rest), frozenset(range(2, 2 + len(extra)))))
     return found
 
 
+def foreign(row: Row) -> str:
+    """Why a row stands apart from what is published: "another image size (8 × 8): not the paper's row"; "" where it does not."""
+    other = row.foreign
+    return f"another {listing([*other])} ({', '.join(other.values())}): not the paper's row" if other else ""
+
+
 def rebuild(table: int, sweep: SweepSource) -> Table | None:
-    """One table of the paper beside the sweep's rows of it; None when the sweep has none of them."""
+    """One table of the paper beside the sweep's rows of it; None when the sweep has none of them.
+
+    Rows of another image size, data set … than the paper's (`foreign`) are none of it, whatever published values they name.
+    """
     heads, printed = lines(table)
-    own = [row for row in sweep.rows if row.table in SOURCES.get(table, (f"table{table}",))]
+    own = [row for row in sweep.rows if row.table in SOURCES.get(table, (f"table{table}",)) and not row.foreign]
     chosen = {id(line): [row for row in own if line.fits(row)] for line in printed}
     used = {row.name for rows in chosen.values() for row in rows}
     loose = [] if table == 2 else [row for row in own if row.name not in used]
@@ -142,7 +155,7 @@ def _note(rows: Sequence[Row]) -> str:
     sizes = dict.fromkeys(f"{r.quality.name} of {count(r.quality.n, 'images')}" for r in rows
                           if r.quality is not None and r.quality.value is not None and r.quality.n is not None)
     machines = dict.fromkeys(r.device for r in rows if r.device and r.latency_50k_s is not None)
-    cuts = dict.fromkeys(r.budget.cut for r in rows if r.budget is not None and r.budget.cut and r.status == "done")
+    cuts = dict.fromkeys(r.budget.cut for r in rows if r.budget is not None and r.budget.cut and r.stands)
     parts = [f"Here: {listing([*sizes])}." if sizes else "", f"Timed here on {listing([*machines])}." if machines else "",
              f"Cut budget: {'; '.join(cuts)}." if cuts else ""]
     return " ".join(p for p in parts if p)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgedit.core.artifact import MANIFEST, Artifact, open_artifact
 from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.record import BATCHES_FILE, POWER_FILE, SAMPLES_FILE, Record, load_record
+from edgedit.report import derived
 from edgedit.report.lines import count_bad, finite, read_lines
 from edgedit.report.sweeps import SweepSource, read_sweep
 
@@ -138,7 +139,7 @@ def read_sources(paths: Sequence[Path]) -> Sources:
 
 def _attach(sweep: SweepSource, found: Sources) -> None:
     """Read the records of a sweep's rows that are where the rows say; what is not there becomes a note of the sweep."""
-    given = {s.artifact.manifest.digest for s in found.records}
+    given = {s.artifact.manifest.digest: s for s in found.records}
     lost = []
     for row in sweep.rows:
         if not (told := row.paths.get("record")):
@@ -152,8 +153,11 @@ def _attach(sweep: SweepSource, found: Sources) -> None:
             continue
         if artifact is None:
             lost.append(row.name)
-        elif artifact.manifest.digest not in given:
-            found.attached[row.name if row.name not in found.attached else f"{row.name} of {sweep.name}"] = read_record(artifact)
+            continue
+        source = given.get(artifact.manifest.digest) or read_record(artifact)
+        sweep.profiled[row.name] = derived.images_done(source.record)
+        if artifact.manifest.digest not in given:
+            found.attached[row.name if row.name not in found.attached else f"{row.name} of {sweep.name}"] = source
     if lost:
         sweep.notes.append(f"the records of {', '.join(lost)} are not where the sweep left them: no samples, no hashes of theirs")
 

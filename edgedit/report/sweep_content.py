@@ -28,11 +28,13 @@ def lead(sweep: SweepSource) -> str:
         best = (max if up else min)(rows, key=lambda r: r.quality_value or 0.0)
         of = f", of {len(rows)} measured" if len(rows) > 1 else ""
         parts.append(f"Best {name}: {number(best.quality_value, 4)}, {best.shown}{of}.")
-    for device in dict.fromkeys(r.device for r in sweep.having("latency_50k_s")):
-        rows = [r for r in sweep.having("latency_50k_s") if r.device == device]
+    for device, other in dict.fromkeys((r.device, rebuilt.foreign(r)) for r in sweep.having("latency_50k_s")):
+        rows = [r for r in sweep.having("latency_50k_s") if (r.device, rebuilt.foreign(r)) == (device, other)]
         best = min(rows, key=lambda r: r.latency_50k_s or 0.0)
-        where = f" on {device}" if device else ""
-        parts.append(f"Fastest{where}: {best.shown}, {number(best.latency_50k_s, 4)}{SPACE}s for 50,000 images.")
+        where, n = f" on {device}" if device else "", sweep.reckoned_from(best)
+        how = f", reckoned from {count(n, 'images')}" if n is not None else ""
+        parts.append(f"Fastest{where}: {best.shown}, {number(best.latency_50k_s, 4)}{SPACE}s for 50,000 images{how}"
+                     f"{f', of {other}' if other else ''}.")
     return " ".join(parts) or "Nothing is measured yet."
 
 
@@ -40,17 +42,20 @@ def verdicts(sweep: SweepSource) -> list[tuple[str, str, str, str]]:
     """(level, sentence, what to do, sweep's name) on what a reader must know before believing the sweep's figures."""
     found: list[tuple[str, str, str]] = []
     cuts: dict[str, list[str]] = {}
+    apart = Counter(why for r in sweep.rows if (why := rebuilt.foreign(r)))
+    for why, n in apart.items():
+        found.append(("warning", f"{plural(n, 'row')} of {why}. No published value stands beside theirs, in no table and on no chart", ""))
     for r in sweep.rows:
         if r.status in ("failed", "stopped"):
             why = r.why or "the row does not say why"
             found.append(("warning", f"Row {r.name} {r.status}: {why}", "run the same sweep command again; rows that are done are kept"))
-        if r.budget is not None and r.budget.cut and r.status == "done":
+        if r.budget is not None and r.budget.cut and r.stands:
             cuts.setdefault(r.budget.cut, []).append(r.name)
         if r.published and r.table in {f"table{n}" for n in rebuilt.TITLES} and not _printed(r):
             told = ", ".join(f"{k} {v:g}" for k, v in r.published.items())
             found.append(("warning", f"Row {r.name} names published values ({told}) that no row of the paper's {r.table} has", ""))
     if cuts:
-        every = len(cuts) == 1 and len(next(iter(cuts.values()))) == sum(r.status == "done" for r in sweep.rows)
+        every = len(cuts) == 1 and len(next(iter(cuts.values()))) == sum(r.stands for r in sweep.rows)
         told = "; ".join(f"{'every row' if every else listing(names) if len(names) < 4 else plural(len(names), 'row')}: {cut}"
                          for cut, names in list(cuts.items())[:3])
         told += f"; {len(cuts) - 3} more in the notes of the tables" if len(cuts) > 3 else ""
@@ -88,6 +93,7 @@ def section(number_: int, sweep: SweepSource) -> dict[str, Any]:
     return {
         "anchor": f"sweep-{number_}",
         "name": sweep.name,
+        "apart": listing([*dict.fromkeys(f"another {listing([*r.foreign])}" for r in sweep.rows if r.foreign)]),
         "states": [(s, states[s]) for s in [*ORDER, *sorted(set(states) - set(ORDER))] if states[s]],
         "tables": rebuilt.tables(sweep),
         "figure_3": landscapes.figure_3(sweep),
@@ -105,8 +111,8 @@ def section(number_: int, sweep: SweepSource) -> dict[str, Any]:
 
 
 def _on_the_map(rows: Sequence[Row]) -> bool:
-    """Whether the paper's designs belong on the sweep's charts: some row is of their image, patch and class sizes."""
-    return any(r.design is not None and (r.quality_value is not None or r.latency_50k_s is not None) for r in rows)
+    """Whether the paper's designs belong on the sweep's charts: some row is of their image, patch and class sizes, and data set."""
+    return any(r.design is not None and not r.foreign and (r.quality_value is not None or r.latency_50k_s is not None) for r in rows)
 
 
 def _trouble(rows: Sequence[Row]) -> Table | None:
@@ -125,7 +131,8 @@ def _facts(sweep: SweepSource) -> Facts:
 def flat(sweep: SweepSource, row: Row) -> dict[str, Any]:
     """A row for the CSV: full precision, empty where unknown."""
     spec, budget, quality = row.spec or {}, row.budget, row.quality
-    done = row.latency_50k_s is not None
+    n = sweep.reckoned_from(row)
+    how = f"reckoned from {n} images" if n is not None else "as the sweep states it"
     return {
         "kind": "sweep row", "record": row.name, "digest": sweep.artifact.manifest.digest, "sweep": sweep.name, "table": row.table,
         "design": row.label, **{k: spec.get(k) for k in ("depth", "width", "heads", "patch", "image", "channels", "classes")},
@@ -136,9 +143,10 @@ def flat(sweep: SweepSource, row: Row) -> dict[str, Any]:
         "quality_name": quality.name if quality else None, "quality": quality.value if quality else None,
         "quality_images": quality.n if quality else None, "accuracy": row.accuracy, "machine": row.device,
         "images_per_s": row.images_per_s, "seconds_for_50000_images": row.latency_50k_s,
-        "seconds_for_50000_images_how": "as the sweep states it" if done else None,
+        "seconds_for_50000_images_how": None if row.latency_50k_s is None else how,
         "power_mj_per_image": None if row.energy_j_per_image is None else 1e3 * row.energy_j_per_image,
         **{f"predicted_{k}_s": v for k, v in row.predicted_s.items()}, **{f"seconds_{k}": v for k, v in row.seconds.items()},
-        "paper_seconds_for_50000_images_orin_nano": row.published.get("latency_s") if row.table != "table5" else None,
-        "paper_fid": row.published.get("fid"),
+        "not_the_papers": rebuilt.foreign(row).replace(SPACE, " ") or None,
+        "paper_seconds_for_50000_images_orin_nano": None if row.table == "table5" or row.foreign else row.published.get("latency_s"),
+        "paper_fid": None if row.foreign else row.published.get("fid"),
     }

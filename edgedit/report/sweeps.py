@@ -6,19 +6,26 @@ A value that is not a finite number counts as not there. Fields of a newer edged
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgedit.core import paper
-from edgedit.core.artifact import Artifact
+from edgedit.core.artifact import Artifact, Parent
 from edgedit.core.errors import ArtifactError
 from edgedit.report.lines import finite
+from edgedit.report.words import SPACE
 
 ROWS_FILE = "rows.json"
 HIGHER_IS_BETTER = ("accuracy", "is", "inception", "precision", "recall", "density", "coverage", "psnr")
 """First words of the names of qualities that grow with quality; Fréchet and kernel distances, and errors, shrink."""
+
+PAPERS_DATA = re.compile(r"cifar-?10(?!\d)", re.IGNORECASE)
+PROFILED = re.compile(r"profiled over ([\d,]+) of 50,000 images")
+"""How a sweep says in `Budget.cut` that a profile was cut."""
 
 Known = Annotated[float | None, BeforeValidator(finite)]
 Values = Annotated[dict[str, float], BeforeValidator(
@@ -82,6 +89,8 @@ class Row(_Part):
     predicted_s: Values = {}
     tell_precision: bool = Field(default=False, exclude=True)
     """Whether the sweep has rows of several precisions, so that a name needs it."""
+    data_set: str = Field(default="", exclude=True)
+    """What the sweep's pairs are of, where they say so ("cifar10")."""
 
     @property
     def shown(self) -> str:
@@ -92,6 +101,21 @@ class Row(_Part):
     def quality_value(self) -> float | None:
         """The quality's value, where there is one."""
         return None if self.quality is None else self.quality.value
+
+    @property
+    def foreign(self) -> dict[str, str]:
+        """In what the row is not the paper's: {"image size": "8 × 8", "data set": "digits"}; empty where it is, or nothing says so."""
+        spec, found = self.spec or {}, {}
+        for key, name in (("image", "image size"), ("channels", "channels"), ("classes", "classes"), ("patch", "patch size")):
+            if spec.get(key, paper.IMAGE_SIZES[key]) != paper.IMAGE_SIZES[key]:
+                found[name] = f"{spec[key]}{SPACE}×{SPACE}{spec[key]}" if key == "image" else str(spec[key])
+        return found | ({"data set": self.data_set} if self.data_set and not PAPERS_DATA.match(self.data_set) else {})
+
+    @property
+    def stands(self) -> bool:
+        """Whether the row is done, or has any figure though it is not: a quality, an accuracy, a latency or an energy."""
+        figures = self.quality_value, self.accuracy, self.latency_50k_s, self.energy_j_per_image
+        return self.status == "done" or any(v is not None for v in figures)
 
     @property
     def design(self) -> tuple[int, int, int] | None:
@@ -109,6 +133,14 @@ class SweepSource:
     artifact: Artifact
     rows: list[Row]
     notes: list[str]
+    profiled: dict[str, int] = field(default_factory=dict)
+    """Images that a row's latency was measured over, by row name, from the records that are at hand."""
+
+    def reckoned_from(self, row: Row) -> int | None:
+        """Images that a row's seconds for 50,000 were reckoned from; None where they were measured over 50,000, or nothing says so."""
+        told = PROFILED.search(row.budget.cut) if row.budget is not None else None
+        n = self.profiled.get(row.name, int(told[1].replace(",", "")) if told else paper.IMAGES)
+        return None if n == paper.IMAGES else n
 
     @property
     def name(self) -> str:
@@ -138,7 +170,8 @@ def read_sweep(artifact: Artifact) -> SweepSource:
     rows: list[Row] = []
     for k, values in enumerate(body, 1):
         try:
-            rows.append(Row.model_validate(values))
+            row = Row.model_validate(values)
+            rows.append(row.model_copy(update={"why": row.why.removeprefix(f"{row.status}: ")}))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
@@ -147,4 +180,15 @@ def read_sweep(artifact: Artifact) -> SweepSource:
         raise ArtifactError(f"{file} names a row twice", saw=sorted(row.name for row in rows), fix=again)
     if len({row.precision for row in rows}) > 1:
         rows = [row.model_copy(update={"tell_precision": True}) for row in rows]
+    data = {name for p in _pairs(artifact.manifest.parents) if (name := p.label.rpartition("/")[2].strip()) and "/" in p.label}
+    if len(data) == 1:
+        rows = [row.model_copy(update={"data_set": min(data)}) for row in rows]
     return SweepSource(artifact, rows, [] if rows else [f"{ROWS_FILE} holds no row"])
+
+
+def _pairs(parents: Sequence[Parent]) -> Iterator[Parent]:
+    """Every set of pairs among the ancestors; their labels are TEACHER/DATA SET."""
+    for p in parents:
+        if p.kind == "pairs":
+            yield p
+        yield from _pairs(p.parents)

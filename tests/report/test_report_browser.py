@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from edgedit import report
 from edgedit.report.page import write_report
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -109,6 +112,21 @@ def test_page_of_a_sweep_in_light_and_dark(
     assert _brightness(light["background"]) > 200 > 80 > _brightness(dark["background"])
     assert _brightness(dark["ink"]) > 180 > 80 > _brightness(light["ink"])
     assert all(_brightness(colour) > 180 for colour in dark["chart_ink"]) and all(_brightness(colour) < 80 for colour in light["chart_ink"])
+
+
+def test_a_table_that_goes_on_has_a_shadow_at_its_edge(tmp_path: Path) -> None:
+    style = (Path(report.__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    rows = "<tr><td>x</td></tr>" * 8
+    page, shot = tmp_path / "table.html", tmp_path / "table.png"
+    page.write_text(f"<!doctype html><style>{style}</style>"
+                    f'<body><div class="scroll" style="width:240px; margin:0"><table style="width:900px">{rows}</table></div>'
+                    f'<div class="scroll" style="width:240px; margin:0"><table>{rows}</table></div>')
+    subprocess.run([str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'shot'}", "--hide-scrollbars", "--window-size=500,600",
+                    f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=90, check=True)
+    with Image.open(shot) as picture:
+        grey = np.asarray(picture.convert("L"), int)
+    shaded = np.flatnonzero(grey[:, 238] < grey[:, 120] - 20)
+    assert 200 < len(shaded) < 290 and shaded[0] < 10 and np.ptp(shaded) < 290, "the wide table alone, of the two of some 270 pixels each"
 
 
 def _brightness(colour: str) -> float:

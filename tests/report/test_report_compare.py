@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,26 @@ def test_differences_reach_page_markdown_and_json(tmp_path: Path, record: Make) 
     (0.0, "0.00 %"), (-0.001, "0.00 %"), (12.34, "+12.3 %"), (-250.4, "−250 %"), (0.5, "+0.50 %")])
 def test_signed(percent: float, text: str) -> None:
     assert compare.signed(percent).replace("\u00a0", " ") == text
+
+
+def test_the_rate_s_difference_is_that_of_the_rates_shown(tmp_path: Path, record: Make) -> None:
+    """Wall rates that differ by 73 % over batches that differ by a quarter of a percent: the table must not say "no difference"."""
+    names, (a, b) = read(record(tmp_path / "a", seed=1), record(tmp_path / "b", seed=2, precision="fp32"))
+    rate = a.record.images_per_s
+    a, b = (replace(s, record=s.record.model_copy(update={"images_per_s": v})) for s, v in ((a, rate), (b, 1.7336 * rate)))
+    [c] = compare.compare(names, [a, b])
+    change = next(d for d in c.changes if d.quantity == "Images per second")
+    assert change.ratio.percent == pytest.approx(73.36) and change.reading == "better"
+    assert change.ratio.low is not None and change.ratio.high is not None
+    assert change.ratio.low < change.ratio.percent < change.ratio.high
+    assert "times from batch to batch alone differ by" in " ".join(c.notes), "what lies outside the batches is told"
+    table = compare.table(c)
+    assert table is not None and table.rows[0][3].startswith("+73.4")
+    [c] = compare.compare(names, [b, b])
+    assert next(d for d in c.changes if d.quantity == "Images per second").reading == "no clear difference" and not c.notes
+
+
+def test_an_interval_around_a_great_loss_stays_above_minus_a_hundred() -> None:
+    moved = compare._centred(-90.0, bootstrap.Ratio(100.0, 50.0, 150.0))
+    assert moved.percent == -90 and moved.low == pytest.approx(-92.5) and moved.high == pytest.approx(-87.5)
+    assert compare._centred(5.0, None) == bootstrap.Ratio(5.0)

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedit.core import paper
+from edgedit.core import artifact, paper
+from edgedit.core.artifact import Parent
 from edgedit.core.errors import ArtifactError
 from edgedit.core.spec import DiTSpec
-from edgedit.report import fronts, predictions, rebuilt
+from edgedit.report import fronts, landscapes, predictions, rebuilt
 from edgedit.report.fronts import Design
 from edgedit.report.page import ReportResult, write_report
 from edgedit.report.scatter import Point, scatter
@@ -317,3 +318,83 @@ def test_every_design_is_on_hover_even_where_no_label_fits() -> None:
 def test_parameters_of_published_designs_are_those_of_the_network() -> None:
     sizes = {d.name: d.shown["parameters"] for d in fronts.published_group().designs}
     assert sizes["(5,64,8)"] == DiTSpec(5, 64, 8).parameters and len(sizes) == 12
+
+
+# --- rows that are not the paper's -----------------------------------------------------------------------------------------------
+
+DIGITS = {"depth": 5, "width": 64, "heads": 8, "patch": 2, "image": 8, "channels": 1, "classes": 10, "mlp_ratio": 4}
+PUBLISHED = {"fid": 29.14, "latency_s": 198.7}
+
+
+def test_rows_of_another_image_size_stand_apart_from_what_is_published(tmp_path: Path, sweep: Make, row: MakeRow) -> None:
+    small = row(table="table2", published=PUBLISHED, spec=DIGITS, name="digits")
+    html, result = page(tmp_path, sweep(tmp_path / "s", [small]))
+    assert "1 row of another image size and channels (8 × 8, 1): not the paper's row" in html.replace("&#39;", "'")
+    assert "29.14" not in html and "Table 2: the 0.42M designs" not in html and "Published, Jetson" not in html
+    assert "200.0" in html and "Asked for as table2, another image size" in html, "their own values stand in a table of their own"
+    with result.csv.open(newline="", encoding="utf-8") as stream:
+        [line] = csv.DictReader(stream)
+    assert line["paper_fid"] == line["paper_seconds_for_50000_images_orin_nano"] == "" and "image size" in line["not_the_papers"]
+    [told] = json.loads(result.json.read_text())["sweeps"][0]["rows"]
+    assert "not the paper's row" in told["not_the_papers"]
+
+
+def test_rows_of_another_image_size_share_no_axes_with_the_papers(tmp_path: Path, sweep: Make, row: MakeRow) -> None:
+    rows = [row(table="table2", published=PUBLISHED), row(table="table2", published=PUBLISHED, spec=DIGITS, name="digits", label="small",
+                                                         latency_50k_s=5.0)]
+    source = read(sweep(tmp_path / "s", rows))
+    two = rebuilt.rebuild(2, source)
+    assert two is not None and [r[0] for r in two.rows if "again" in " ".join(r)] == [] and "5.000\u00a0s" not in str(two.rows)
+    groups = [fronts.published_group(), *fronts.own_groups(source)]
+    charts = landscapes.latency_over_parameters(groups)
+    assert ["published:" in c for c in charts] == [True, False] and ["small here" in c for c in charts] == [False, True]
+    assert "nothing published stands on this chart" in charts[1]
+    assert not any("small" in c and "(5,64,8)" in c for c in landscapes.quality_over_parameters(landscapes.quality_groups(groups)))
+    assert [len(g.designs) for g in fronts.own_groups(source)] == [1, 1], "they are on no front together"
+
+
+@pytest.mark.parametrize(("label", "other"), [
+    ("ideal/cifar10", ""), ("edm/cifar10 (GET)", ""), ("unet 1.2M/cifar-10", ""), ("fixture pairs", ""),
+    ("ideal/svhn", "another data set (svhn)"), ("ideal/cifar100", "another data set (cifar100)")])
+def test_pairs_of_another_data_set_are_seen(tmp_path: Path, row: MakeRow, label: str, other: str) -> None:
+    pairs = Parent("pairs", "pairs", "a1" * 32, "runs/pairs", label)
+    with artifact.create(tmp_path / "s", "sweep") as draft:
+        draft.write_json("rows.json", [row()])
+        draft.parents = [Parent("student", "student", "b2" * 32, "runs/student", "(5,64,8)", (pairs,))]
+    html, _ = page(tmp_path, tmp_path / "s")
+    assert ("another data set" in html) == bool(other) and other in html
+
+
+# --- cut budgets ----------------------------------------------------------------------------------------------------------------
+
+
+CUT = "profiled over 64 of 50,000 images"
+
+
+def test_a_row_that_failed_tells_its_cuts_if_it_has_a_figure(tmp_path: Path, sweep: Make, row: MakeRow) -> None:
+    rows = [row(status="failed", why="evaluate: exit 1", quality=None, accuracy=None, latency_50k_s=5.028, budget={"cut": CUT})]
+    html, result = page(tmp_path, sweep(tmp_path / "s", rows))
+    assert f"Every row: {CUT}" in html and f"Cut budget: {CUT}" in html
+    assert "5.028 s for 50,000 images, reckoned from 64 images." in html
+    with result.csv.open(newline="", encoding="utf-8") as stream:
+        assert [line["seconds_for_50000_images_how"] for line in csv.DictReader(stream)] == ["reckoned from 64 images"]
+    bare = row(status="failed", why="train", quality=None, accuracy=None, latency_50k_s=None, energy_j_per_image=None, budget={"cut": CUT})
+    html, _ = page(tmp_path, sweep(tmp_path / "t", [bare]))
+    assert CUT not in html, "no figure, so nothing to be careful with"
+
+
+def test_seconds_are_reckoned_from_what_the_record_ran(tmp_path: Path, sweep: Make, row: MakeRow, record: Make) -> None:
+    a, b = record(tmp_path / "a", images=1000), record(tmp_path / "b", images=50_000)
+    html, _ = page(tmp_path, sweep(tmp_path / "s", [row(paths={"record": str(a)})]))
+    assert "200.0 s for 50,000 images, reckoned from 1,000 images." in html
+    html, _ = page(tmp_path, tmp_path / "s", a)
+    assert "reckoned from 1,000 images." in html, "a record given on its own too"
+    html, _ = page(tmp_path, sweep(tmp_path / "t", [row(paths={"record": str(b)})]))
+    assert "200.0 s for 50,000 images." in html and "reckoned from" not in html
+
+
+def test_a_state_is_not_said_twice(tmp_path: Path, sweep: Make, row: MakeRow) -> None:
+    rows = [row(status="waiting", why="waiting: train-big failed"), row((1, 128, 8), status="failed", why="failed: out of memory")]
+    html, result = page(tmp_path, sweep(tmp_path / "s", rows))
+    assert "1-128-8 failed: out of memory" in html
+    assert [r["why"] for r in json.loads(result.json.read_text())["sweeps"][0]["rows"]] == ["train-big failed", "out of memory"]

@@ -145,7 +145,7 @@ def _state(plan: Plan, row: PlannedRow, states: dict[str, Status], folder: Folde
     for state in ("failed", "waiting", "stopped"):
         for stage, status in states.items():
             if status.state == state:
-                return state, status.why if state == "waiting" else f"{stage}: {status.why}"
+                return state, status.why.removeprefix("waiting: ") if state == "waiting" else f"{stage}: {status.why}"
     unfinished = [stage for stage, status in states.items() if status.state != "done"]
     if unfinished:
         return "waiting", f"not run yet: {', '.join(unfinished)}"
