@@ -83,6 +83,8 @@ def measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe],
             ranks: Ranks, comparisons: Sequence[Comparison] = ()) -> Rows:
     """Measure images, or go on with what an earlier run left in `folder`.
 
+    A chunk that lacks an array counts as not made: an earlier version measured less. One image, measured again, tells what is wanted.
+
     Args:
         source, indices: which images.
         probes: what to measure of each.
@@ -97,7 +99,9 @@ def measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe],
     except OSError as error:
         raise output_error(folder, error) from error
     parts = [indices[i : i + chunk] for i in range(0, len(indices), chunk)]
-    there = {k for k in range(len(parts)) if _read(folder, k) is not None}
+    found_there = {k: set(arrays) for k in range(len(parts)) if (arrays := _read(folder, k)) is not None}
+    wanted = set(_measure(source, parts[0][:1], probes, comparisons)) if found_there else set()
+    there = {k for k, names in found_there.items() if wanted <= names}
     holders = ranks.gather(sorted(there))
     everywhere = {k for held in holders for k in held}
     todo = [k for k in range(len(parts)) if k not in everywhere]
@@ -105,17 +109,22 @@ def measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe],
     done = started = sum(len(parts[k]) for k in everywhere)
     say(Event(text, done, len(indices), started, "images"))
     for k in todo[ranks.rank :: ranks.world]:
-        images = source.images(parts[k])
-        labels = source.labels(parts[k]) if source.class_names else None
-        found = {name: rows for probe in probes for name, rows in probe.rows(images, labels).items()}
-        found |= {name: rows for comparison in comparisons for name, rows in comparison.rows(images, parts[k]).items()}
         stream = io.BytesIO()
-        np.savez(stream, **found)  # type: ignore[arg-type]
+        np.savez(stream, **_measure(source, parts[k], probes, comparisons))  # type: ignore[arg-type]
         write_atomic(_file(folder, k), stream.getvalue())
         done = min(len(indices), done + ranks.world * len(parts[k]))  # the others go at the same pace, about
         say(Event(text, done, len(indices), started, "images"))
     ranks.barrier()
     return Rows(folder, tuple(sorted(mine)), ranks)
+
+
+def _measure(source: Source, indices: NDArray[np.int64], probes: Sequence[Probe],
+             comparisons: Sequence[Comparison]) -> dict[str, NDArray[Any]]:
+    """All arrays of some images, by name."""
+    images = source.images(indices)
+    labels = source.labels(indices) if source.class_names else None
+    found = {name: rows for probe in probes for name, rows in probe.rows(images, labels).items()}
+    return found | {name: rows for comparison in comparisons for name, rows in comparison.rows(images, indices).items()}
 
 
 def _answers(k: int, holders: list[list[int]]) -> int:

@@ -55,7 +55,7 @@ def training_noise(source: GeneratedSource, chosen: NDArray[np.int64]) -> dict[s
         info = source.pairs.info
         asked = _Asked(source.pairs.artifact.manifest, rows, _seed(info), int(info.get("start", 0)))
     sets, seen = list[dict[str, Any]](), np.zeros(len(rows), bool)
-    own = {p.digest for top in source.parents for p in (top, *top.parents) if p.kind == "student"}
+    own = _students(source.parents)
     for parent, child in _sets(source.parents):
         use = _USES.get(child.kind, TRAINED_ON)
         found, why = _compare(asked, parent, child, source.taught if child.digest in own else {})
@@ -86,6 +86,13 @@ def seen_notes(found: dict[str, Any], *, paired: bool) -> list[str]:
         notes.append(f"whether these pairs were trained on cannot be told: {'; '.join(reasons) or 'the student names no pairs'}")
     used = [s for s in found["sets"] if s["use"] != TRAINED_ON and s["seen"]]
     return notes + [f"{s['seen']:,} of the {n:,} images have noise that the {s['by']} was {s['use']}" for s in used]
+
+
+def _students(parents: tuple[Parent, ...]) -> set[str]:
+    """Digests of the students whose images are asked for: those of the source itself, or of its bundle. `taught` is theirs alone: a
+    student that they began from, were assisted or guided by has other pairs."""
+    near = (parent for top in parents for parent in ((top,) if top.kind == "student" else top.parents))
+    return {parent.digest for parent in near if parent.kind == "student" and parent.role == "student"}
 
 
 def _sets(parents: tuple[Parent, ...], child: Parent | None = None) -> Iterator[tuple[Parent, Parent]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -60,6 +60,10 @@ class Learner(Protocol):
     say: Say
     """Hears what a user should know of a step; the run sets it."""
 
+    @property
+    def micro_batch(self) -> int | None:
+        """Rows of the last batch that were taken at a time, if it was taken in pieces on this rank."""
+
     def batches(self, start: int, stop: int) -> AbstractContextManager[Iterable[Any]]:
         """The batches of steps start … stop-1, this rank's rows, on the CPU."""
 
@@ -76,7 +80,8 @@ class Learner(Protocol):
         """Write the averaged weights."""
 
     def info(self, progress: Progress) -> dict[str, Any]:
-        """Facts for the manifest; "step", "steps", "complete", "ended_by", "wall_s" and "final_loss" are added."""
+        """Facts for the manifest; "step", "steps", "complete", "ended_by", "wall_s", "final_loss" and, where
+        batches were taken in pieces, "micro_batch" are added."""
 
     def loss_facts(self) -> dict[str, Any]:
         """What the loss is: JSON that must not change when a run goes on."""
@@ -99,6 +104,10 @@ class Run:
     kind: str
     ranks: Ranks
     say: Say
+    _over: bool = field(default=False, init=False)
+    """The last step is taken, and all that it tells is written."""
+    _pieces: int | None = field(default=None, init=False)
+    """Rows that were taken at a time in the last batch that was divided, in this start or an earlier one."""
 
     def __post_init__(self) -> None:
         if not self.ranks.main:
@@ -130,6 +139,7 @@ class Run:
                     stack.enter_context(held(self.out, "training in"))
             else:
                 check_same_loss(self.out, before.info["loss"], learner.loss_facts())
+                self._pieces = before.info.get("micro_batch")
             learner.say = self.say
             return self.go(learner, published=before.info["step"] if before is not None else 0)
 
@@ -179,14 +189,13 @@ class Run:
                                        spent=self.spent(clock.wall_s()))
                 window.append(stepped)
                 progress.step = done
+                self._pieces, self._over = learner.micro_batch or self._pieces, last
                 save = done % s.checkpoint_every == 0 or last or stepped.stop or stepped.save
                 if log or save:
                     self.close_window(window, progress)
                 if log and stepped.norm is not None:
-                    terms = {name: sum(values) / len(values) for name, values in progress.terms.items()}
-                    progress.last_loss, progress.terms = terms["loss"], {}
-                    values = {**terms, "lr": lr, "images_per_s": clock.rate(done, s.batch), "grad_norm": float(stepped.norm),
-                              "wall_s": clock.wall_s()}
+                    values = {**close_line(progress), "lr": lr, "images_per_s": clock.rate(done, s.batch),
+                              "grad_norm": float(stepped.norm), "wall_s": clock.wall_s()}
                     if logs is not None:
                         logs.write(done, values)
                 if log or clock.time_to_say():
@@ -204,7 +213,24 @@ class Run:
                     raise Interrupted(f"stopped by {stop.reason or 'a signal'} after step {done} of {self.steps}; "
                                       f"everything is saved in {self.out}", fix="run the same command again to go on")
                 spent = self.spent(clock.wall_s()) if self.ranks.world == 1 else stepped.spent
-        return manifest or self.ranks.lead(lambda: self.publish(learner, progress))
+            if manifest is None:
+                manifest = self.ranks.lead(lambda: self.finish(learner, progress, logs))
+        return manifest
+
+    def finish(self, learner: Learner, progress: Progress, logs: Logs | None) -> Manifest:
+        """End a run that has no step left: it was stopped in the one that used up its minutes, or its weights were damaged.
+
+        A line of metrics that is still open is written, without the rate and the gradients' norm, and the last grid is drawn.
+        """
+        self._over = True
+        still_open = bool(progress.terms)
+        if still_open:
+            values = close_line(progress)
+            if logs is not None:
+                logs.write(progress.step, {**values, "wall_s": progress.wall_s})
+        if self.settings.sample_every and progress.step:
+            learner.sample(self.out, progress.step)
+        return self.save(learner, progress) if still_open else self.publish(learner, progress)
 
     def spent(self, wall_s: float) -> float:
         """Share of the minutes that `wall_s` seconds of training are; 0 without such a budget."""
@@ -279,8 +305,17 @@ class Run:
 
     def info(self, learner: Learner, progress: Progress) -> dict[str, Any]:
         """Facts for the manifest."""
-        ended = "steps" if progress.step == self.steps else "minutes" if self.spent(progress.wall_s) >= 1 else None
+        ended = None if not self._over else "steps" if progress.step == self.steps else "minutes"
+        pieces = {"micro_batch": self._pieces} if self._pieces is not None else {}
         return {**learner.info(progress), "loss": learner.loss_facts(), "final_loss": progress.last_loss, "step": progress.step,
                 "steps": self.steps, "images_seen": progress.step * self.settings.batch, "complete": ended is not None, "ended_by": ended,
                 "wall_s": progress.wall_s, "ema_decay": self.settings.ema_decay, "precision": self.settings.precision,
-                "device": learner.device.type, "machine": machine(learner.device), "processes": self.ranks.world}
+                "device": learner.device.type, "machine": machine(learner.device), "processes": self.ranks.world,
+                **pieces}
+
+
+def close_line(progress: Progress) -> dict[str, float]:
+    """Means of the open window of metrics, which begins anew."""
+    terms = {name: sum(values) / len(values) for name, values in progress.terms.items()}
+    progress.last_loss, progress.terms = terms["loss"], {}
+    return terms

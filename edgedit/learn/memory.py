@@ -1,4 +1,7 @@
-"""Memory that does not hold a batch: its rows are taken in pieces, half as many as before, down to one."""
+"""Memory that does not hold a batch: its rows are taken in pieces, half as many as before, down to one.
+
+What adds up over rows is the same up to rounding; a network with dropout draws other masks.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,13 @@ class Pieces:
         what: whose rows they are, for messages: "a step of training".
         fix: what to do when memory does not hold a single one.
         size: rows at a time; None: all of the batch.
+        taken: rows at a time in the last batch that was done, if it was done in pieces.
     """
 
     what: str
     fix: str
     size: int | None = None
+    taken: int | None = None
 
     def of(self, rows: int) -> list[range]:
         """The pieces of a batch of `rows`; the last may be short."""
@@ -85,7 +90,10 @@ class Pieces:
         """
         while True:
             try:
-                return work(self.of(rows))
+                pieces = self.of(rows)
+                made = work(pieces)
+                self.taken = len(pieces[0]) if len(pieces) > 1 else None
+                return made
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

@@ -25,9 +25,10 @@ _FIX = "a smaller model, --set precision=bf16, a smaller loss.lpips.resolution, 
 class Trainer(ABC, Generic[M]):
     """The state of a run that changes with every step. What is trained, and by which loss, is the subclass's.
 
-    A batch that memory does not hold is taken in pieces, whose gradients add up (`learn.memory`). It must be a dataclass as `part`
-    cuts it. A trainer with a state of its own changes that inside `loss` (the fake network of DMD learns there), so that a step
-    cannot be tried again: it takes the batch whole or not at all.
+    A batch that memory does not hold is taken in pieces (`learn.memory`) with the same gradients up to rounding; with dropout each
+    piece draws masks of its own, so that a step differs. It must be a dataclass as `part` cuts it. A trainer
+    with a state of its own changes that inside `loss` (the fake network of DMD learns there), so that a step cannot be tried again:
+    it takes the batch whole or not at all.
 
     Args:
         model: on its device.
@@ -47,6 +48,11 @@ class Trainer(ABC, Generic[M]):
         self.divisible = not self.own_state()
         if settings.micro_batch is not None and not self.divisible:
             raise UsageError(f"micro_batch: {_WHOLE}", saw=settings.micro_batch, fix="--set micro_batch=none, and a smaller --batch")
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Rows of the last batch that were taken at a time, if it was taken in pieces."""
+        return self.pieces.taken
 
     @abstractmethod
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,9 +18,8 @@ from edgedit.report.card_chain import Chain, mapping
 
 Defaults = Mapping[str, Mapping[str, Any]]
 """Default settings of the stages "teacher", "pairs" and "train", nested as in manifests."""
-SILENT = {"device", "threads", "loaders", "keep_last", "checkpoint_every", "sample_every", "log_every", "sample_guidance", "workers",
-          "micro_batch"}
-"""Settings that do not change what a step or an image becomes."""
+SILENT = {"device", "threads", "loaders", "keep_last", "checkpoint_every", "sample_every", "log_every", "sample_guidance", "workers"}
+"""Settings that do not change what a step or an image becomes. (`micro_batch` does where there is dropout: pieces have other masks.)"""
 OPTIONS = {
     "teacher": {"data": "--data", "image": "--image", "steps": "--steps", "minutes": "--minutes", "batch": "--batch"},
     "pairs": {"teacher": "--teacher", "data": "--data", "count": "--count", "seed": "--seed", "image": "--image", "guidance": "--guidance",
@@ -68,6 +67,9 @@ def _teacher(artifact: Artifact, names: Mapping[str, str], defaults: Mapping[str
 
 def _pairs(artifact: Artifact, names: Mapping[str, str], defaults: Mapping[str, Any]) -> str:
     m, out = artifact.manifest, names[artifact.manifest.digest]
+    if set(m.settings) == {"first"}:
+        whole = name_of(next((p for p in m.parents if p.role == "pairs"), None), names, "pairs")
+        return _line("edgedit", "pairs", "take", whole, "--count", str(m.settings["first"]), "--out", out)
     if m.info.get("noise") == "stored":
         sets = [word for key, value in sorted(_flat(m.settings).items()) for word in ("--set", f"{key}={_text(key, value, names)}")]
         return _line("edgedit", "pairs", "import", "get", "--from", "FOLDER", "--out", out, *sets)

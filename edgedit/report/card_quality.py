@@ -125,7 +125,14 @@ def _column(columns: list[dict[str, Any]], rows: dict[tuple[str, ...], dict[str,
 def _row(evaluation: Evaluation, metric: dict[str, Any]) -> tuple[str, ...]:
     against = _reference(evaluation, metric)
     content = "" if against is None else str(mapping(evaluation.body.get("reference")).get("sha256"))
+    if metric["metric"].startswith("teacher-"):
+        content = _pairs(evaluation)
     return metric["name"], against or "", content, str(_network(evaluation, metric)), str(_how(metric))
+
+
+def _pairs(evaluation: Evaluation) -> str:
+    """Digest of the pairs that gave noise, classes and the teacher's images."""
+    return str(mapping(evaluation.source.get("pairs")).get("digest") or "not recorded")
 
 
 def _how(metric: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +142,9 @@ def _how(metric: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reference(evaluation: Evaluation, metric: dict[str, Any]) -> str | None:
-    """What the images were compared with, for numbers that compare: "cifar10 train, 1,000 of 50,000 images"."""
+    """What the images were compared with, for numbers that compare: "cifar10 train, 1,000 of 50,000 images", "pairs 0123456789ab"."""
+    if metric["metric"].startswith("teacher-"):
+        return f"pairs {_pairs(evaluation)[:12]}"
     r = mapping(evaluation.body.get("reference"))
     used = metric.get("reference_images")
     if not r or used is None:

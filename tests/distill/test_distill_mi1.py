@@ -153,6 +153,18 @@ def test_metric_of_inner_layers_is_the_runs_unless_told(pairs):
     assert facts[0] == {"name": "l1", "intermediate": "l1", "layers": [1, 2], "times": [0.5, 0.0]}
 
 
+def test_weights_of_the_runs_sum_are_not_those_of_inner_layers(pairs):
+    both = {"loss__name": "l1+l2", "loss__weights__l1": 5.0, "loss__weights__l2": 3.0}
+    trainer, batch = tiny_trainer(pairs, mi1(**both, setup__metric_intermediate="l2"))
+    plain, _ = tiny_trainer(pairs, mi1(setup__metric_intermediate="l2"))
+    ours, theirs = (t.setup.terms(t.student, batch)["layer_1"].item() for t in (trainer, plain))
+    assert ours == pytest.approx(theirs, rel=1e-6) and ours > 0
+    facts = trainer.setup.facts()
+    assert facts["intermediate"] == "l2" and facts["weights"] == {"l1": 5.0, "l2": 3.0}
+    weighed = tiny_trainer(pairs, mi1(**both))[0].setup
+    assert weighed.inner is weighed.metric and weighed.facts()["intermediate"] == "l1+l2"
+
+
 def stop(event) -> None:
     if event.done == 8:
         signal.raise_signal(signal.SIGTERM)
@@ -183,7 +195,10 @@ def test_lpips_teaches_inner_layers_too(tmp_path):
     data: Path = write_pairs(tmp_path / "pairs", image=20, channels=3)
     trainer, batch = tiny_trainer(data, mi1(loss__name="lpips", loss__lpips__net="squeeze", loss__lpips__resolution="native",
                                             loss__lpips__weights=tmp_path / "random.pth", model__patch=4))
-    assert trainer.setup.inner is trainer.setup.metric
+    assert trainer.setup.inner is trainer.setup.metric and trainer.setup.facts()["intermediate"] == "lpips"
+    inner = tiny_trainer(data, mi1(loss__name="l1", loss__lpips__net="squeeze", loss__lpips__resolution="native", model__patch=4,
+                                   loss__lpips__weights=tmp_path / "random.pth", setup__metric_intermediate="lpips"))[0].setup
+    assert inner.facts()["intermediate"] == inner.inner.facts() and inner.facts()["intermediate"].keys() > {"name", "net", "trunk_sha256"}
     loss, logs = trainer.setup.loss(trainer.student, batch)
     loss.backward()
     assert set(logs) == {"layer_1", "layer_2"} and all(v > 0 for v in logs.values())

@@ -17,7 +17,7 @@ from evaluate_kit import Painter, pictures
 
 from edgedit.core.artifact import open_artifact
 from edgedit.core.errors import Interrupted, OutputError, UsageError
-from edgedit.evaluate import inception
+from edgedit.evaluate import inception, stage
 from edgedit.evaluate.generated import GeneratedSource
 from edgedit.evaluate.moments import Moments
 from edgedit.evaluate.settings import EvaluateSettings
@@ -95,7 +95,8 @@ def test_a_killed_evaluation_goes_on_and_a_finished_one_returns(files, tmp_path)
     facts["limit"] = 99
     said = []
     first = evaluate(told(), None, tmp_path / "e", settings, say=said.append)
-    assert facts["asked"] == 16 + 22 and (said[0].done, said[0].started) == (8, 8)
+    assert facts["asked"] == 16 + 1 + 22  # one tells which arrays are wanted
+    assert (said[0].done, said[0].started) == (8, 8)
     facts["limit"] = 0
     assert evaluate(told(), None, tmp_path / "e", settings) == first
     facts["limit"] = 99
@@ -104,6 +105,37 @@ def test_a_killed_evaluation_goes_on_and_a_finished_one_returns(files, tmp_path)
     with pytest.raises(UsageError, match="holds another evaluation") as error:
         evaluate(told(), None, tmp_path / "e", pixels(files, metrics=("accuracy",), count=10))
     assert "settings.count: None there, 10 now" in str(error.value)
+
+
+@pytest.mark.parametrize("limit", [20, 30])
+def test_a_chunk_of_an_earlier_version_that_measured_less_is_made_again(files, tmp_path, limit, monkeypatch):
+    """Some chunks, or all of them, lack an array; the others are kept."""
+    settings, facts = pixels(files, metrics=("nearest",)), {"sha256": "same", "asked": 0, "limit": limit}
+
+    def told():
+        return Killed("k", pictures(30), np.arange(30) % 3, NAMES, facts)
+
+    def again(out):
+        return evaluate(told(), ArraySource("t", pictures(40, 1), np.arange(40) % 3, NAMES), out, settings,
+                        held_out=ArraySource("h", pictures(20, 2), np.arange(20) % 3, NAMES))
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(stage, "held_out_nearest", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+        again(tmp_path / "e")
+    chunks = sorted((tmp_path / "e.partial" / "source").glob("chunk-*.npz"))
+    assert len(chunks) == (2 if limit == 20 else 4)
+    kept = chunks[:1] if limit == 20 else []
+    for file in chunks:
+        if file not in kept:
+            with np.load(file) as arrays:
+                nearest = arrays["nearest"]
+            np.savez(file, nearest=nearest)
+    facts |= {"asked": 0, "limit": 999}
+    again(tmp_path / "e")
+    resumed, facts["asked"] = facts["asked"], 0
+    again(tmp_path / "whole")
+    assert resumed == facts["asked"] + 1 - 8 * len(kept)
+    assert numbers(tmp_path / "e") == numbers(tmp_path / "whole")
 
 
 def test_batch_and_device_may_change_when_it_goes_on(files, tmp_path):

@@ -184,6 +184,23 @@ def test_the_lineage_counts_whole_and_calibration_apart(tmp_path):
     assert told(of(second, parents=(bundle,))) == ("trained on", 12)
 
 
+@pytest.mark.parametrize("role", ["init", "assistant", "source"])
+@pytest.mark.parametrize("bundled", [False, True])
+def test_what_a_student_says_of_its_pairs_is_not_said_of_an_ancestors(tmp_path, role, bundled):
+    """The ancestor's pairs are gone: of another seed, for all that is known, or of this very one."""
+    first, own = teacher_pairs(tmp_path / "a"), teacher_pairs(tmp_path / "b", seed=6)
+    recorded = {"noise": "seed", "seed": 6, "start": 0, "count": 12}
+    lineage = student(gone(own.artifact.as_parent("pairs")), student(gone(first.artifact.as_parent("pairs")), role=role))
+    top = Parent("bundle", "bundle", "b", "", "fp16", (lineage,)) if bundled else lineage
+    other = teacher_pairs(tmp_path / "c", start=4)  # eight of them are among the ancestor's
+    found = training_noise(of(other, parents=(top,), taught=recorded), np.arange(8))
+    assert found["verdict"] == "unknown" and [s["seen"] for s in found["sets"]] == [0, None]
+    assert told(of(teacher_pairs(tmp_path / "d", seed=6, start=4), parents=(top,), taught=recorded)) == ("trained on", 8)
+    alone = Parent("bundle", "bundle", "b", "", "fp16", (student(gone(own.artifact.as_parent("pairs"))),)) if bundled else student(
+        gone(own.artifact.as_parent("pairs")))
+    assert told(of(other, parents=(alone,), taught=recorded)) == ("held out", 0)
+
+
 def test_made_images_without_pairs_say_so_too(tmp_path):
     taught, said = teacher_pairs(tmp_path / "a"), []
     for seed, verdict in ((5, "trained on"), (6, "held out")):

@@ -107,12 +107,44 @@ def test_time_counts_over_all_starts_and_a_cut_run_is_not_finished(ticking: Tick
     assert info["step"] == 11 and info["wall_s"] == 66 and len(rates) == 6
 
 
+RATES = {"constant": [0.3] * 4,
+         "linear": [0.22727272727272727, 0.14545454545454545, 0.07272727272727272, 0.00909090909090909],
+         "cosine": [0.2585601057157605, 0.14286271262643865, 0.04143989428423947, 0.0006792116140373117]}
+"""Of steps 15, 24, 32 and 39 of 40, of which 7 warm up to 0.3: 8, 17, 25 and 32 of the 33 that fall."""
+
+
+def test_a_run_stopped_in_the_step_that_uses_up_its_minutes_is_finished_by_the_same_command(ticking: Ticking, tmp_path: Path,
+                                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells all that an unstopped one tells: the loss, a line of metrics, a grid."""
+    out, drawn = tmp_path / "o", list[int]()
+    monkeypatch.setattr(Toy, "sample", lambda self, folder, step: drawn.append(step))
+    options = {"minutes": 1, "log_every": 1000, "sample_every": 1000}
+
+    def stop(event: Event) -> None:
+        if event.done == 9:  # heard in the tenth step, whose end is the end of the minute
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(clock_module.Clock, "time_to_say", lambda self: True)
+    with pytest.raises(Interrupted, match="after step 10 of 1000"):
+        run(out, ticking, stop, **options)
+    before = read_manifest(out).info
+    assert before["wall_s"] == 60 and not before["complete"] and before["ended_by"] is None and not drawn
+    info, rates = run(out, ticking, **options)
+    assert info["complete"] and info["ended_by"] == "minutes" and info["step"] == 10 and info["wall_s"] == 60 and not rates
+    lines = read_metrics(out / METRICS)
+    assert [line["step"] for line in lines] == [10] and lines[0]["loss"] == info["final_loss"] > 0 and drawn == [10]
+    stamp = (out / "manifest.json").stat().st_mtime_ns
+    assert run(out, ticking, **options)[0] == info and (out / "manifest.json").stat().st_mtime_ns == stamp and drawn == [10]
+    (out / "toy.bin").write_bytes(b"damaged")
+    assert run(out, ticking, **options)[0] == info and len(read_metrics(out / METRICS)) == 1
+
+
 def test_without_minutes_rates_are_what_they_were() -> None:
     for schedule in ("constant", "cosine", "linear"):
         o = OptimizerSettings(lr=0.3, schedule=schedule, warmup_steps=7)
         rates = [o.lr_at(k, 40) for k in range(40)]
         assert rates[:7] == [0.3 * (k + 1) / 7 for k in range(7)] and rates[7] == 0.3
-        assert rates == [o.lr_at(k, 40, 0.0) for k in range(40)]
+        assert [rates[k] for k in (15, 24, 32, 39)] == pytest.approx(RATES[schedule], rel=1e-9)
         assert o.lr_at(39, 40, 0.2) == rates[39]
         assert o.lr_at(8, 40, 0.9) < 0.05 or schedule == "constant"
         assert o.lr_at(3, 40, 1.5) == (0 if schedule != "constant" else rates[3])

@@ -396,6 +396,21 @@ def test_raw_weights_held_out_noise_and_distances_to_the_teacher(made: Made) -> 
     assert "Read by lpips, net squeeze, trunk sha256 abababababab" in text
 
 
+def test_distances_on_other_pairs_stand_in_other_rows(made: Made) -> None:
+    folders = []
+    for k, (digest, value) in enumerate((("ff" * 32, 0.125), ("ee" * 32, 0.25), ("ff" * 32, 0.5))):
+        judged = made.bundles[0] if k == 2 else made.student
+        body = {"source": of(judged, pairs={"digest": digest}, labels="of the pairs"), "notes": [], "metrics": [
+            {"metric": "teacher-l1", "name": "teacher-l1", "value": value, "uncertainty": None, "images": 50, "reference_images": None}]}
+        folders.append(put(made.home / f"paired-{k}", "evaluation", {"evaluation.json": json.dumps(body).encode()},
+                           parents=[judged.as_parent(judged.manifest.kind)], info={"label": str(k)}).path)
+    card = make_card([made.student.path, made.bundles[0].path, *folders], made.home / "README.md")
+    rows = {r["reference"]: [c["value"] for c in r["cells"].values()] for r in card.facts["quality"]["rows"]}
+    assert rows == {"pairs ffffffffffff": [0.125, 0.5], "pairs eeeeeeeeeeee": [0.25]}
+    lines = [line for line in card.text.splitlines() if line.startswith("| teacher-l1 |")]
+    assert sorted(line.split("|")[-2].strip() for line in lines) == sorted(rows)
+
+
 # --- the check --------------------------------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,8 @@ def plain(settings: Any) -> dict[str, Any]:
     {"sets": ["loss.lpips.net=squeeze", "loss.lpips.resolution=none", "ema_warmup=false", "label_dropout=0", "compile=true"]},
     {"options": {"setup.name": "mi1", "loss.name": "l1"}, "sets": ["setup.mapped=3"]},
     {"sets": ["optimizer.betas=[0.5, 0.9]", "optimizer.schedule=linear", "precision=bf16"], "options": {"steps": 9}},
-    {"options": {"loss.name": "l1+lpips", "minutes": 2.5}, "sets": ["loss.weights.l1=0.5"]}], ids=str)
+    {"options": {"loss.name": "l1+lpips", "minutes": 2.5}, "sets": ["loss.weights.l1=0.5"]},
+    {"base": preset("digits"), "sets": ["micro_batch=16"]}], ids=str)
 def test_train_made_again(made: Made, change: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
     settings = resolve(TrainSettings, **change)
     info = {**made.student.manifest.info, "processes": 1}
@@ -68,7 +69,7 @@ def test_train_made_again(made: Made, change: dict[str, Any], tmp_path: Path) ->
     for values in (one, two):
         values["loss"] = {k: v for k, v in values["loss"].items() if k not in skipped}
         values.pop("epochs" if settings.steps else "steps")
-    assert one == two
+    assert one == two and one["micro_batch"] == settings.micro_batch
 
 
 @pytest.mark.parametrize("change", [{"sigma_min": 0.01, "steps": 24}, {"teacher": "ideal", "data": "digits", "image": 8},
@@ -85,6 +86,17 @@ def test_pairs_made_again(made: Made, change: dict[str, Any]) -> None:  # noqa: 
     again = resolve(PairSettings, sets=p["sets"] or (), options={k: p[k] for k in keys})
     expected = settings.identity() | ({"teacher": "teacher"} if network else {"data": Path(settings.data).name})
     assert {**again.identity(), "device": "cpu"} == {**expected, "device": "cpu"} and "/home" not in line
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_part_of_pairs_is_taken_again(made: Made, stored: bool) -> None:  # noqa: F811
+    info = {**made.pairs.manifest.info, "count": 7, **({"noise": "stored"} if stored else {})}
+    part = put(made.home / "few", "pairs", {"images-00000.npy": b"x"}, info=info, settings={"first": 7},
+               parents=[made.pairs.as_parent("pairs")])
+    lines = commands(put_student(made.home / "s", part).path, part.path)
+    assert lines[0] == "edgedit pairs take pairs --count 7 --out few"
+    p = parsed(lines[0])
+    assert (p["source"], p["count"], p["out"]) == (Path("pairs"), 7, Path("few"))
 
 
 @pytest.mark.parametrize("name", ["unet-small", "unet-base", "unet-digits"])

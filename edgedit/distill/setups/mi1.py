@@ -19,6 +19,7 @@ from edgedit.core.errors import UsageError
 from edgedit.distill.data import Batch
 from edgedit.distill.heads import ImageHead
 from edgedit.distill.losses import make_loss
+from edgedit.distill.settings import LossWeights
 from edgedit.distill.setup import BaseSetup, Context, SetupSettings, Student
 from edgedit.learn.settings import Optional
 
@@ -40,7 +41,8 @@ class Options(SetupSettings):
     shared_head: bool = False
     """Read inner layers with the student's own final layer instead of heads of their own."""
     metric_intermediate: Annotated[Literal["lpips", "l2", "l1"] | None, Optional] = None
-    """For inner layers; None is the run's own, as in the paper. LPIPS of noise is far from what it was made for."""
+    """For inner layers; None is the run's own, as in the paper. It has weight 1; weights are of the
+    run's own sum. LPIPS of noise is far from what it was made for."""
 
     @model_validator(mode="after")
     def _check(self) -> Options:
@@ -95,9 +97,9 @@ class Setup(BaseSetup):
         settings, spec = context.settings, context.spec
         self.options = cast(Options, settings.setup)
         self.layers, self.times = self.options.schedule(spec.depth)
-        inner = settings.loss.model_copy(update={"name": self.options.metric_intermediate or settings.loss.name})
         self.metric = make_loss(settings.loss, spec, context.device, compiled=settings.compile, say=context.say)
-        self.inner = self.metric
+        self.inner, told = self.metric, self.options.metric_intermediate
+        inner = settings.loss if told is None else settings.loss.model_copy(update={"name": told, "weights": LossWeights()})
         if inner != settings.loss:
             self.inner = make_loss(inner, spec, context.device, compiled=settings.compile, say=context.say)
         self.heads = nn.ModuleDict()
@@ -127,8 +129,10 @@ class Setup(BaseSetup):
         return {f"heads.{name}": parameter for name, parameter in self.heads.named_parameters()}
 
     def facts(self) -> dict[str, Any]:
-        """The measure, that of inner layers, and the schedule."""
-        return {**self.metric.facts(), "intermediate": self.inner.facts()["name"], "layers": list(self.layers), "times": list(self.times)}
+        """The measure, that of inner layers (its name where that says all, or where it is the run's), and the schedule."""
+        inner = self.inner.facts()
+        told = inner["name"] if self.inner is self.metric or inner.keys() == {"name"} else inner
+        return {**self.metric.facts(), "intermediate": told, "layers": list(self.layers), "times": list(self.times)}
 
 
 def _rises(values: tuple[float, ...]) -> bool:
