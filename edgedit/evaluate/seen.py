@@ -64,6 +64,8 @@ def training_noise(source: GeneratedSource, chosen: NDArray[np.int64]) -> dict[s
                      **({"why": why} if why else {})})
         if found is not None and use == TRAINED_ON:
             seen |= found
+    sets += [{"label": bare.label, "digest": bare.digest, "path": bare.path, "use": TRAINED_ON, "by": bare.role, "seen": None,
+              "why": "what these weights were trained on is not recorded"} for bare in _bare(source.parents)]
     trained = [s for s in sets if s["use"] == TRAINED_ON]
     verdict = TRAINED_ON if seen.any() else HELD_OUT if trained and all(s["seen"] is not None for s in trained) else UNKNOWN
     return {"verdict": verdict, "images": len(rows), "seen": int(seen.sum()), "sets": sets}
@@ -104,6 +106,14 @@ def _sets(parents: tuple[Parent, ...], child: Parent | None = None) -> Iterator[
             if (one.digest, of.digest) not in known:
                 known.add((one.digest, of.digest))
                 yield one, of
+
+
+def _bare(parents: tuple[Parent, ...]) -> Iterator[Parent]:
+    """Weights in a lineage that came as a file, without a manifest."""
+    for parent in parents:
+        if parent.kind == "weights":
+            yield parent
+        yield from _bare(parent.parents)
 
 
 def _compare(asked: _Asked, used: Parent, child: Parent, taught: dict[str, Any]) -> tuple[NDArray[np.bool_] | None, str]:

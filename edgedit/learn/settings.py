@@ -51,7 +51,8 @@ class LearnSettings(Settings):
 
     free: ClassVar[tuple[str, ...]] = ("steps", "epochs", "minutes", "micro_batch", "device", "threads", "loaders", "keep_last",
                                        "checkpoint_every", "sample_every", "log_every")
-    """Settings that may differ when a run goes on: they do not change what a step does (`micro_batch` by rounding alone, and with dropout by other masks)."""
+    """Settings that may differ when a run goes on: they do not change what a step does (`micro_batch` by rounding alone, and with
+    dropout by other masks)."""
 
     optimizer: OptimizerSettings = OptimizerSettings()
     batch: int = Field(default=256, ge=1)

@@ -201,6 +201,13 @@ def test_what_a_student_says_of_its_pairs_is_not_said_of_an_ancestors(tmp_path, 
     assert told(of(other, parents=(alone,), taught=recorded)) == ("held out", 0)
 
 
+def test_of_weights_that_came_as_a_file_nothing_is_known(tmp_path):
+    first, second = teacher_pairs(tmp_path / "a"), teacher_pairs(tmp_path / "b", seed=6)
+    own = student(second)
+    began = Parent(own.role, own.kind, own.digest, own.path, own.label, (*own.parents, Parent("init", "weights", "w", "w.safetensors")))
+    assert told(of(first, parents=(own,)))[0] == "held out" and told(of(first, parents=(began,)))[0] == "unknown"
+
+
 def test_made_images_without_pairs_say_so_too(tmp_path):
     taught, said = teacher_pairs(tmp_path / "a"), []
     for seed, verdict in ((5, "trained on"), (6, "held out")):
