@@ -92,13 +92,13 @@ def predict(
 
 # --- text -------------------------------------------------------------------------------------------------------------------
 
-_MODEL = {"paper_a": "paper A", "paper_b": "paper B", "floor": "floor", "corrected": "records"}
+_MODEL = {"table": "paper", "paper_a": "paper A", "paper_b": "paper B", "floor": "floor", "corrected": "records"}
 
 
 def _designs_text(made: Designs) -> str:
     p = made.candidates[0].prediction
     place = f"{made.device} {made.mode}".strip()
-    models = [m for m in _MODEL if m in p.seconds]
+    models = [m for m in _MODEL if any(m in c.prediction.seconds for c in made.candidates)]
     lines = [f"{made.params:,} parameters; {made.images:,} images, batch {made.batch}, guidance {p.guidance_scale:g}, "
              f"{made.precision.upper()} on {place}", ""]
     lines += [f"{'':<13}{'(d,w,h)':<11}{'params':>11}{'deployed':>11}{'GFLOP':>7}{'weights':>9}{'acts':>7}{'head':>7}{'fuses':>7}"
@@ -107,7 +107,8 @@ def _designs_text(made: Designs) -> str:
     own = "your records" if "corrected" in p.seconds else "the floor: at least this"
     lines += ["", "* recommended. GFLOP and acts (MB that cross memory) are for one image, guidance counted; weights are MB.",
               f"MB: weights, activations and buffers of a batch (estimate). J: for all images, lowest to highest watts, by {own}.", ""]
-    lines += [f"{_MODEL[m]}: {made[made.take].prediction.models[m]}" for m in models]
+    known = made[made.take].prediction.models
+    lines += [f"{_MODEL[m]}: {known[m]}" for m in models if m in known]
     lines += [f"{precision.upper()}: weights {w.weight_bytes / 1e6:.2f} MB, activations {_moved(w):.1f} MB an image, "
               f"largest {w.largest_bytes / 1e6:.2f} MB" for precision, w in made[made.take].works.items()]
     lines += _power_lines(made[made.take])
@@ -162,7 +163,7 @@ def _prediction_text(p: Prediction) -> str:
              f"{p.device} {p.mode}".rstrip() + f": {p.images:,} images, batch {p.batch}, guidance {p.guidance_scale:g}"]
     for model, text in p.models.items():
         error = p.error_percent[model]
-        known = "error unknown" if error is None else f"± {error.median:.0f} % (worst {error.worst:.0f} %)"
+        known = f"± {error.median:.0f} % (worst {error.worst:.0f} %)" if error else "measured" if model == "table" else "error unknown"
         lines.append(f"  {_s(p.seconds[model]):>8} s  {_MODEL[model]:<8} {known}; {text}")
     lines.append(f"  {_two(p.memory_mb):>8} MB for weights, activations and buffers (estimate; runtime and system on top)")
     lines.append(f"  {w.flops / 1e9:>8.2f} GFLOP, {_moved(w):.1f} MB across memory and {w.exponentials / 1e6:.1f} M exponentials for one "

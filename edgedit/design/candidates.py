@@ -12,8 +12,8 @@ from edgedit.design.cost import Work, cost
 from edgedit.design.devices import Device
 from edgedit.design.fuses import VERSIONS, Fusion, attention_fuses
 from edgedit.design.predict import Prediction
-from edgedit.design.published import Row, find_row
-from edgedit.design.rules import Verdict, deepest, depth_rule, heads_rule, judge, widths
+from edgedit.design.published import Row, row_of
+from edgedit.design.rules import LOWERED, Verdict, deepest, heads_rule, judge, widths
 
 TOLERANCE = 0.03
 """How far above a budget a design may lie. The paper's budgets are round numbers: (13,96,8) has 2,255,916 parameters in its 2.2M group."""
@@ -26,7 +26,8 @@ class Candidate:
     """One design under the budget.
 
     Attributes:
-        name: "wider", "wide", "proposed", "lower heads", "deep" or "deeper", the paper's names.
+        name: "wider", "wide", "proposed", "lower heads", "deep" or "deeper", the paper's names; "smaller" for the design that a latency
+            limit asks for, where it is none of these.
         verdict: what the principles say.
         works: cost by precision, fused where attention fuses.
         fusions: whether attention fuses, by precision and TensorRT version.
@@ -67,15 +68,37 @@ def parse_params(params: int | str) -> int:
     return value
 
 
-def proposed_width(limit: int, **sizes: int) -> int:
-    """The width whose rule design gives up least: share of the rule's depth lost plus share of the budget left.
+def within_rules(limit: int, **sizes: int) -> list[DiTSpec]:
+    """Designs under a limit with the rule's depth or up to `LOWERED` blocks less, and the rule's heads or half of them; largest first.
+
+    Which designs these are does not depend on the limit, so what is chosen among them for its size never shrinks as the limit grows.
+    The narrowest explored width may have any depth below the rule's.
+    """
+    made = []
+    for width in widths():
+        rule, heads = width.bit_length() - 1, heads_rule(width)
+        for depth in range(1 if width == widths()[0] else max(1, rule - LOWERED), rule + 1):
+            spec = DiTSpec(depth, width, heads, **sizes)
+            if spec.parameters <= limit:
+                made += [spec, *([lower] if (lower := half_heads(spec)) else [])]
+    return sorted(made, key=lambda spec: (-spec.parameters, -spec.heads))
+
+
+def half_heads(spec: DiTSpec) -> DiTSpec | None:
+    """The same design with half the heads, None where that is no design."""
+    lower = spec.heads // 2
+    return replace(spec, heads=lower) if lower and spec.width % lower == 0 else None
+
+
+def proposed(limit: int, **sizes: int) -> DiTSpec:
+    """The largest design whose depth is the rule's, or lowered by at most `LOWERED` for the limit, with the rule's heads.
 
     The paper does not say how it picks the width; this reading gives its three designs at 0.42M, 2.2M and 5M.
 
     Raises:
-        UsageError: not even the smallest explored width fits, or the budget is beyond the largest.
+        UsageError: not even the smallest explored design fits, or the limit is beyond the largest.
     """
-    fitting = [w for w in widths() if deepest(w, limit, **sizes)]
+    fitting = within_rules(limit, **sizes)
     smallest, largest = widths()[0], widths()[-1]
     if not fitting:
         nearest = DiTSpec(1, smallest, heads_rule(smallest), **sizes)
@@ -85,23 +108,16 @@ def proposed_width(limit: int, **sizes: int) -> int:
     if limit > 1.2 * most.parameters:
         raise UsageError(f"{limit:,} parameters are beyond the explored designs", saw=f"the largest, {most.label}, has {most.parameters:,}",
                          fix=f"the nearest possible is --params {most.parameters}")
-
-    def given_up(width: int) -> float:
-        depth, rule = depth_rule(width, limit, **sizes), width.bit_length() - 1
-        return 1 - depth / rule + 1 - DiTSpec(depth, width, heads_rule(width), **sizes).parameters / limit
-
-    return min(fitting, key=given_up)
+    return fitting[0]
 
 
 def shapes(limit: int, **sizes: int) -> dict[str, DiTSpec]:
-    """The candidates by name: the proposed width at the rule's depth, two wider and two narrower widths as deep as fits."""
-    width = proposed_width(limit, **sizes)
-    heads, all_widths = heads_rule(width), widths()
-    middle = all_widths.index(width)
-    made = {"proposed": DiTSpec(depth_rule(width, limit, **sizes), width, heads, **sizes)}
-    lower = heads // 2
-    if lower and width % lower == 0:
-        made["lower heads"] = replace(made["proposed"], heads=lower)
+    """The candidates by name: the proposed design, half its heads, two wider and two narrower widths as deep as fits."""
+    first, all_widths = proposed(limit, **sizes), widths()
+    middle = all_widths.index(first.width)
+    made = {"proposed": first}
+    if lower := half_heads(first):
+        made["lower heads"] = lower
     for name, step in (("wider", 2), ("wide", 1), ("deep", -1), ("deeper", -2)):
         if 0 <= middle + step < len(all_widths) and (depth := deepest(all_widths[middle + step], limit, **sizes)):
             made[name] = DiTSpec(depth, all_widths[middle + step], heads_rule(all_widths[middle + step]), **sizes)
@@ -123,6 +139,5 @@ def works(spec: DiTSpec, device: Device, guidance_scale: float) -> dict[str, Wor
 
 def candidate(name: str, spec: DiTSpec, limit: int, device: Device, prediction: Prediction, by_mode: dict[str, Prediction]) -> Candidate:
     """Everything about one design."""
-    same_data = (spec.image, spec.patch, spec.channels, spec.classes, spec.mlp_ratio) == (32, 2, 3, 10, 4)
     return Candidate(name, spec, judge(spec, limit), works(spec, device, prediction.guidance_scale), fusions(spec), prediction, by_mode,
-                     find_row(spec.depth, spec.width, spec.heads) if same_data else None)
+                     row_of(spec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ else:
     import tomli as tomllib
 
 KINDS = ("gpu", "cpu")
+BUILT_IN = "devices.toml"
 NEEDS = {
     "fp16_tflops": "predicting FP16 and INT8", "int8_tops": "predicting INT8", "fp32_tflops": "predicting FP32",
     "dram_gb_s": "predicting anything", "exponentials_g": "predicting a CPU", "memory_mb": "saying whether a design fits",
@@ -60,6 +62,8 @@ class Device:
         match: words one of which a record's board, GPU or CPU has, lower case; empty: every record is taken.
         mode: the power mode that the figures are for, "" when there is none.
         sources: figure → tag and source.
+        unscaled: clocks that the mode or the device leaves out, so that rates cannot be scaled to the mode.
+        file: where the figures were read: a file of the user's, `BUILT_IN`, or "" for a Device made in Python.
     """
 
     name: str
@@ -83,15 +87,36 @@ class Device:
     default_mode: str = ""
     mode: str = ""
     sources: dict[str, str] = field(default_factory=dict)
+    unscaled: tuple[str, ...] = ()
+    file: str = ""
 
     def need(self, figure: str, why: str = "") -> float:
-        """A figure that something depends on; UsageError names it and what needs it when the device file leaves it out."""
-        value = getattr(self, figure)
-        if value is None:
+        """A figure that something depends on; UsageError names it and what needs it when it is not known."""
+        self.need_all({figure: why or NEEDS.get(figure, "this")})
+        return float(getattr(self, figure))
+
+    def need_all(self, why: dict[str, str]) -> None:
+        """Raise UsageError that names every one of these figures which is not known, with what needs it, and where it could come from."""
+        missing = [figure for figure in why if getattr(self, figure) is None]
+        if missing:
             where = f"{self.name} in mode {self.mode}" if self.mode else self.name
-            raise UsageError(f"device '{where}' has no {figure}, which is needed for {why or NEEDS.get(figure, 'this')}",
-                             fix=f"add `{figure} = …` to the device file, or take another mode or device")
-        return float(value)
+            raise UsageError(f"device '{where}' has no " + ", and no ".join(f"{f}, which is needed for {why[f]}" for f in missing),
+                             fix=self._fix(missing))
+
+    def _fix(self, missing: list[str]) -> str:
+        if self.file == BUILT_IN:
+            known = known_devices()[self.name] if self.mode else self
+            others = [m.name for m in self.modes if m.name != self.mode and known.at(m.name).predicts]
+            mode = f"--mode {' or '.join(others)}; " if others else ""
+            clocks = ", with the mode's gpu_mhz and emc_mhz" if self.mode else ""
+            return f"{mode}--device FILE.toml with figures of your own{clocks} (docs/design.md)"
+        where = self.file or "the Device"
+        lost = [f for f in missing if ("emc_mhz" if f == "dram_gb_s" else "gpu_mhz") in self.unscaled]
+        add = [f"add {_assign([f for f in missing if f not in lost])} to {where}"] if len(lost) < len(missing) else []
+        if lost:
+            add.append(f"for {', '.join(lost)} in mode '{self.mode}' give {_assign(self.unscaled)} of both the device and the mode "
+                       f"in {where}")
+        return "; ".join(add)
 
     @property
     def predicts(self) -> bool:
@@ -103,7 +128,7 @@ class Device:
         return next((mode for mode in self.modes if mode.name == self.mode), None)
 
     def at(self, mode: str | None = None) -> Device:
-        """The device in a power mode: rates scaled by its clocks. None takes the default mode.
+        """The device in a power mode: rates scaled by its clocks. None takes the default mode, or the only one where its rates are known.
 
         A mode whose GPU or memory clock is unknown has unknown rates (`need` then says so).
 
@@ -112,7 +137,8 @@ class Device:
         """
         name = mode or self.default_mode
         if not name:
-            return self
+            only = self.at(self.modes[0].name) if len(self.modes) == 1 else self
+            return only if only.predicts else self
         found = next((m for m in self.modes if m.name.lower() == name.lower()), None)
         if found is None:
             raise UsageError(f"device '{self.name}' has no power mode '{name}'", fix=did_you_mean(name, [m.name for m in self.modes])
@@ -120,9 +146,15 @@ class Device:
         gpu, memory = _ratio(found.gpu_mhz, self.gpu_mhz), _ratio(found.emc_mhz, self.emc_mhz)
         if gpu == 1 and memory == 1:  # nothing to scale
             return replace(self, mode=found.name)
-        return replace(self, mode=found.name, gpu_mhz=found.gpu_mhz, emc_mhz=found.emc_mhz, dram_gb_s=_times(self.dram_gb_s, memory),
+        lost = tuple(clock for clock, by in (("gpu_mhz", gpu), ("emc_mhz", memory)) if by is None)
+        return replace(self, mode=found.name, unscaled=lost, gpu_mhz=found.gpu_mhz, emc_mhz=found.emc_mhz,
+                       dram_gb_s=_times(self.dram_gb_s, memory),
                        fp16_tflops=_times(self.fp16_tflops, gpu), int8_tops=_times(self.int8_tops, gpu),
                        fp32_tflops=_times(self.fp32_tflops, gpu), exponentials_g=_times(self.exponentials_g, gpu))
+
+
+def _assign(figures: Sequence[str]) -> str:
+    return ", ".join(f"`{figure} = …`" for figure in figures)
 
 
 def _ratio(here: float | None, there: float | None) -> float | None:
@@ -146,8 +178,8 @@ def find_device(name: str | Path | Device) -> Device:
     """A known device by its name, or the device of a TOML file.
 
     Raises:
-        UsageError: neither a known name nor a file, unreadable TOML, an unknown key, a figure that is no positive number, neither
-            dram_gb_s nor a rate of arithmetic in it.
+        UsageError: neither a known name nor a file, unreadable TOML, an unknown key, a figure that is no positive number; no dram_gb_s,
+            no rate of arithmetic, or for a CPU no exponentials_g in it.
     """
     if isinstance(name, Device):
         return name
@@ -168,8 +200,8 @@ def find_device(name: str | Path | Device) -> Device:
     return _device(str(values.pop("name", file.stem)), values, str(file))
 
 
-def _device(name: str, values: dict[str, Any], where: str = "devices.toml") -> Device:
-    known = [f.name for f in fields(Device) if f.name not in ("name", "mode")]
+def _device(name: str, values: dict[str, Any], where: str = BUILT_IN) -> Device:
+    known = [f.name for f in fields(Device) if f.name not in ("name", "mode", "unscaled", "file")]
     for key in values:
         if key not in known:
             raise UsageError(f"{where}: a device has no figure '{key}'", fix=did_you_mean(key, known))
@@ -183,10 +215,11 @@ def _device(name: str, values: dict[str, Any], where: str = "devices.toml") -> D
     lists = {key: tuple(str(v) for v in values.get(key, ())) for key in ("tensorrt", "match")}
     lists["match"] = tuple(word.lower() for word in lists["match"])
     modes = tuple(_mode(where, mode) for mode in values.get("modes", ()))
-    made = Device(name, **{**values, **lists, "modes": modes})  # type: ignore[arg-type]
-    made.need("dram_gb_s")
-    if not any((made.fp16_tflops, made.fp32_tflops, made.int8_tops)):
-        made.need("fp32_tflops" if kind == "cpu" else "fp16_tflops")
+    made = Device(name, **{**values, **lists, "modes": modes, "file": where})  # type: ignore[arg-type]
+    needed = ["fp32_tflops", "dram_gb_s", "exponentials_g"] if kind == "cpu" else ["dram_gb_s"]
+    if kind == "gpu" and not any((made.fp16_tflops, made.fp32_tflops, made.int8_tops)):
+        needed.insert(0, "fp16_tflops")
+    made.need_all({figure: NEEDS[figure] for figure in needed})
     if made.default_mode:
         made.at()
     return made

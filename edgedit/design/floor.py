@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from edgedit.core.spec import DiTSpec
 from edgedit.design.cost import Work, cost
-from edgedit.design.devices import Device
+from edgedit.design.devices import NEEDS, Device
 from edgedit.design.fuses import VERSIONS, attention_fuses
 
 
@@ -61,6 +61,8 @@ def floor(work: Work, device: Device, batch: int) -> Floor:
     Raises:
         UsageError: the device lacks a figure that this precision or kind of device needs.
     """
+    device.need_all({**_rates(work), "dram_gb_s": NEEDS["dram_gb_s"],
+                     **({"exponentials_g": NEEDS["exponentials_g"]} if device.kind == "cpu" else {})})
     arithmetic = batch * _arithmetic_s(work, device) * 1e3
     gb_s = device.need("dram_gb_s")
     if device.kind == "cpu":
@@ -74,11 +76,16 @@ def floor(work: Work, device: Device, batch: int) -> Floor:
     return Floor(arithmetic, moved, exponentials, launches, max(arithmetic, moved, exponentials) + launches)
 
 
+def _rates(work: Work) -> dict[str, str]:
+    """Rates of arithmetic that a precision is predicted with, and the words for what needs them."""
+    names = {"int8": ("int8_tops", "fp16_tflops"), "fp16": ("fp16_tflops",)}.get(work.precision, ("fp32_tflops",))
+    return dict.fromkeys(names, f"predicting {work.precision.upper()}")
+
+
 def _arithmetic_s(work: Work, device: Device) -> float:
     """Seconds of all products of one image at full rate. INT8 has its own rate; the attention of an INT8 graph stays FP16."""
-    why = f"predicting {work.precision.upper()}"
     if work.precision == "int8":
-        return (work.product_flops / device.need("int8_tops", why) + work.attention_flops / device.need("fp16_tflops", why)) / 1e12
+        return (work.product_flops / device.need("int8_tops") + work.attention_flops / device.need("fp16_tflops")) / 1e12
     if work.precision == "fp16":
-        return (work.product_flops + work.attention_flops) / device.need("fp16_tflops", why) / 1e12
-    return (work.product_flops + work.attention_flops) / device.need("fp32_tflops", why) / 1e12
+        return (work.product_flops + work.attention_flops) / device.need("fp16_tflops") / 1e12
+    return (work.product_flops + work.attention_flops) / device.need("fp32_tflops") / 1e12

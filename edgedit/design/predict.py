@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from edgedit.design.devices import Device, find_device
 from edgedit.design.floor import Floor, floor, work_on
 from edgedit.design.fuses import Fusion, attention_fuses
 from edgedit.design.paper_model import Error, paper_model
-from edgedit.design.published import BATCH, BOARD, IMAGES, TOKENS
+from edgedit.design.published import BATCH, BOARD, IMAGES, TOKENS, row_of
 
-MODEL_NAMES = {"paper_a": "the paper's stack (A)", "paper_b": "the paper's stack (B)", "floor": "the floor", "corrected": "your records"}
+MODEL_NAMES = {"table": "the paper's own measurement", "paper_a": "the paper's stack (A)", "paper_b": "the paper's stack (B)",
+               "floor": "the floor", "corrected": "your records"}
 LANES = 2
 """Batches in flight: noise in and images out are held twice."""
 
@@ -28,11 +30,13 @@ class Prediction:
     """What to expect of one design on one device.
 
     Attributes:
-        seconds: for `images`, by model: "paper_a", "paper_b" (the paper's stack, its mode unknown), "floor" (full rates, a lower
-            bound), "corrected" (the floor after the user's records). A model that says nothing here is missing.
-        error_percent: leave-one-out error by model; None where none is known: the floor is a bound, and one record has no error.
+        seconds: for `images`, by model: "table" (the paper measured this very design), "paper_a", "paper_b" (fits to the paper's stack,
+            its mode unknown), "floor" (full rates, a lower bound), "corrected" (the floor after the user's records). A model that says
+            nothing here is missing.
+        error_percent: leave-one-out error by model; None where none is known: the table was measured, the floor is a bound, and records
+            of one design have no error.
         models: each model in one line.
-        best: which one to go by: corrected, else the paper's B on its board, else the floor.
+        best: which one to go by: corrected, else on the paper's board its own measurement or its B, else the floor.
         bound: what the floor is made of: "arithmetic", "bytes", "exponentials" or "launches".
         memory_mb: weights, widest activations of a batch and its buffers (estimate); runtime, CUDA context and system come on top.
         energy_j: (lowest, highest) joules for `images` by "floor" and "corrected": seconds times the watts of the mode; empty where
@@ -100,7 +104,7 @@ def predict(spec: DiTSpec, device: str | Path | Device = "orin-nano", *, mode: s
     def floor_of(other: DiTSpec, scale: float, size: int) -> float:
         return floor(work_on(other, here, precision, scale, tensorrt), here, size).batch_ms
 
-    seen, notes = observe(records, here, precision, floor_of)
+    seen, notes = observe(records, spec, here, precision, floor_of)
     own = correct(seen)
     seconds, errors, models = _by_model(spec, here, least, own, batch, images)
     energy, source = _energy(here, seconds, own)
@@ -108,7 +112,7 @@ def predict(spec: DiTSpec, device: str | Path | Device = "orin-nano", *, mode: s
     fusion = attention_fuses(spec.head_size, precision, version, tokens=spec.tokens) if version and here.kind == "gpu" else None
     memory = round((work.weight_bytes + batch * (work.live_bytes + LANES * _io_bytes(spec))) / 1e6, 1)
     return Prediction(spec, here.name, here.mode, precision, batch, images, guidance_scale, work, fusion, seconds, errors, models,
-                      next(m for m in ("corrected", "paper_b", "floor") if m in seconds), least.bound, memory, energy, source,
+                      next(m for m in ("corrected", "table", "paper_b", "floor") if m in seconds), least.bound, memory, energy, source,
                       tuple([*notes, *_notes(spec, here, work, seconds, batch, memory)]))
 
 
@@ -118,6 +122,11 @@ def _by_model(spec: DiTSpec, device: Device, least: Floor, own: Corrected | None
     errors: dict[str, Error | None] = {}
     models: dict[str, str] = {}
     if device.board == BOARD and spec.tokens == TOKENS:
+        if row := row_of(spec):
+            share = math.ceil(images / batch) * batch / (math.ceil(IMAGES / BATCH) * BATCH)
+            seconds["table"], errors["table"] = row.latency_s * share, None
+            models["table"] = (f"the paper's own measurement of this design, {row.latency_s:g} s for {IMAGES:,} images on its Orin Nano: "
+                               "runtime, precision and power mode unnamed")
         for name in "AB":
             fit = paper_model(name)
             key = f"paper_{name.lower()}"
@@ -136,7 +145,7 @@ def _energy(device: Device, seconds: dict[str, float], own: Corrected | None) ->
     if own is not None and own.power_w is not None:
         watts, source = own.power_w, "measured: your records"
     elif mode is not None and mode.load_w is not None:
-        watts, source = mode.load_w, mode.source
+        watts, source = mode.load_w, mode.source or f"{device.file or 'the device'} names no source"
     else:
         return {}, "no figures of this device's power"
     return {model: (s * watts[0], s * watts[1]) for model, s in seconds.items() if model in ("floor", "corrected")}, source
@@ -150,12 +159,19 @@ def _io_bytes(spec: DiTSpec) -> int:
 def _notes(spec: DiTSpec, device: Device, work: Work, seconds: dict[str, float], batch: int, memory: float) -> list[str]:
     notes = []
     if "paper_b" in seconds:
-        notes.append("the paper states neither runtime, precision, power mode nor whether guidance is in its times")
+        notes.append("the paper states neither runtime, precision, power mode nor whether guidance is in its times: its stack's seconds "
+                     f"are not of {device.name} {device.mode}".rstrip() + " in particular")
         notes += paper_model("B").beyond(spec)
     elif device.board == BOARD:
         notes.append(f"the paper's latencies are of {TOKENS} tokens, this design has {spec.tokens}: its model is left out")
     if batch != BATCH and "paper_b" in seconds:
         notes.append(f"the paper's times are of batch {BATCH}; here they are scaled by images")
+    if len(device.modes) == 1 and not device.mode:
+        notes.append(f"mode {device.modes[0].name} leaves out gpu_mhz or emc_mhz, which the device has: it was not taken, and its watts "
+                     "are left out")
+    elif device.modes and not device.mode:
+        notes.append(f"{device.name} has power modes ({', '.join(m.name for m in device.modes)}) and none was taken: name a mode with "
+                     "--mode, or their watts and clocks are left out")
     if device.memory_mb is not None and memory > device.memory_mb:
         notes.append(f"needs about {memory:,.0f} MB, the device has {device.memory_mb:,.0f}: take a smaller batch")
     if device.kind == "gpu" and not work.attention_fused:

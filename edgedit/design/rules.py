@@ -13,6 +13,9 @@ from edgedit.core.spec import DiTSpec, divisors
 LARGEST_HEAD = 256
 """Head sizes above this never fuse in TensorRT (jetson.md §5.1): such a width has no usable head count by the rule."""
 SHAPES = "2ⁿ and 3·2ⁿ"
+LOWERED = 2
+"""Blocks below ⌊log2 w⌋ up to which a design still counts as the rule's, lowered for its budget. The paper lowered by one, (5,64,8); its
+wide designs lie four and more below. With one alone, budgets between two widths would be left half used."""
 EXCEPTIONS = {
     (5, 64, 8): "the paper's own exception: ⌊log2 64⌋ = 6, but (6,64,8) has 495,756 parameters and its budget is 0.42M, so depth was "
                 "lowered until the budget held",
@@ -29,7 +32,7 @@ class Verdict:
     """Whether a design follows the principles.
 
     Attributes:
-        follows: depth and heads are those of the rules, or depth was lowered for a budget that holds nothing deeper.
+        follows: depth and heads are those of the rules, or depth was lowered by at most `LOWERED` for a budget that holds nothing deeper.
         depth, heads: what the rules give for its width (depth under the budget).
         departures: each departure as a sentence; also the depth that a budget forced.
         exception: what the paper itself says, where the design is one of its exceptions.
@@ -113,9 +116,10 @@ def judge(spec: DiTSpec, budget: int | None = None) -> Verdict:
         found.append(f"depth {spec.depth} is {than} than the rule's {depth} (⌊log2 {spec.width}⌋ = {rule})")
     if spec.heads != heads:
         found.append(f"{spec.heads} heads; the rule gives {heads}, the smaller median of the factors of {spec.width}")
-    if spec.depth == depth < rule - 1:  # one block less is what the paper did itself; four less is a wide design
+    if spec.depth == depth < rule - LOWERED:
         follows = False
-        found.append(f"{rule - depth} blocks below ⌊log2 {spec.width}⌋: too wide for this budget")
+        wide = "" if spec.width == widths()[0] else ": too wide for this budget"  # nothing narrower is explored
+        found.append(f"{rule - depth} blocks below ⌊log2 {spec.width}⌋{wide}")
     return Verdict(follows, depth, heads, tuple(found), EXCEPTIONS.get((spec.depth, spec.width, spec.heads), ""))
 
 

@@ -11,16 +11,13 @@ from typing import Any
 from edgedit.core.errors import UsageError
 from edgedit.core.record import Record, load_record
 from edgedit.core.spec import DiTSpec
-from edgedit.design.candidates import TOLERANCE, Candidate, candidate, parse_params, shapes
+from edgedit.design.candidates import TOLERANCE, Candidate, candidate, parse_params, shapes, within_rules
 from edgedit.design.devices import Device, find_device
 from edgedit.design.predict import MODEL_NAMES, Prediction, predict
-from edgedit.design.published import BATCH, IMAGES
+from edgedit.design.published import BATCH, BOARD, IMAGES
+from edgedit.design.rules import LOWERED
 
-ORDER = ("proposed", "lower heads", "wide", "deep", "smaller", "wider", "deeper")
-"""Who is taken when the one before is too slow: half the heads cost the paper least quality, then the neighbours in width, then the
-proposal of a smaller budget; the far ends of a budget, one or thirty blocks, were the worst of the paper's tables."""
-LADDER = (10_000_000, 5_000_000, 3_500_000, 2_200_000, 1_500_000, 1_000_000, 700_000, 420_000, 200_000, 100_000, 50_000, 20_000)
-"""Budgets that are tried when nothing under the given one is fast enough."""
+_MEASURE = " Export it, trained or not, run `edgedit profile` on the device, and give its record with --record."
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,14 @@ def design(params: int | str, device: str | Path | Device = "orin-nano", *, mode
            tolerance: float = TOLERANCE, records: Sequence[Record | str | Path] = (), sizes: dict[str, int] | None = None) -> Designs:
     """Candidates under a budget of parameters, and the one to train.
 
+    Without a limit of latency that is the proposed one. With one it is the largest design within the rules (`within_rules`: depth up to
+    two blocks below the rule's, its heads or half of them) that holds the limit, so that a larger budget never gives a smaller design.
+
     Args:
         params: budget of the training form, "5M" or a number.
-        max_latency_s: seconds for `images`; judged by the best model that there is (`Prediction.best`). What the floor excludes is
-            refused; what only the paper's stack excludes is left to a measurement.
+        max_latency_s: seconds for `images`; judged by the best model that there is (`Prediction.best`): the paper's own time where it
+            measured the very design, else its fit. A limit is refused only where the floor, or the records, exclude every design; which
+            larger design only the paper's stack excludes is said, and left to a measurement.
         tolerance: share by which a design may exceed the budget; the paper's budgets are round numbers.
         sizes: other sizes of the spec (image, patch, channels, classes, mlp_ratio); the paper's by default.
         others: as in `predict`.
@@ -85,36 +86,34 @@ def design(params: int | str, device: str | Path | Device = "orin-nano", *, mode
     limit, extra = int(wanted * (1 + tolerance)), sizes or {}
     loaded = [r if isinstance(r, Record) else load_record(r) for r in records]
     common: dict[str, Any] = {"precision": precision, "batch": batch, "images": images, "guidance_scale": guidance_scale, "records": loaded}
-    made = []
-    for name, spec in shapes(limit, **extra).items():
-        first = predict(spec, here, mode=mode, **common)
-        made.append(candidate(name, spec, limit, here, first, _modes(spec, here, first, common)))
-    if max_latency_s is not None and not any(_seconds(c) <= max_latency_s for c in made if c.name not in ("wider", "deeper")):
-        made += _smaller(wanted, max_latency_s, here, mode, common, extra)
-    fitting = [c for c in made if max_latency_s is None or _seconds(c) <= max_latency_s]
-    open_still = [] if fitting or made[0].prediction.best == "corrected" else [c for c in made if _floor_s(c) <= (max_latency_s or 0.0)]
-    if not fitting and not open_still:
-        raise _too_slow(made, max_latency_s or 0.0, wanted, here, mode, common, extra)
-    taken = min(fitting or open_still, key=lambda c: ORDER.index(c.name))
-    reason = _reason(taken, made, max_latency_s) if fitting else _only_a_measurement(taken, made, max_latency_s or 0.0)
-    p = made[0].prediction
+    known: dict[str, Prediction] = {}
+
+    def told(spec: DiTSpec) -> Prediction:
+        if spec.label not in known:
+            known[spec.label] = predict(spec, here, mode=mode, **common)
+        return known[spec.label]
+
+    def full(name: str, spec: DiTSpec) -> Candidate:
+        return candidate(name, spec, limit, here, told(spec), _modes(spec, here, told(spec), common))
+
+    made = [full(name, spec) for name, spec in shapes(limit, **extra).items()]
+    first = next(c for c in made if c.name == "proposed")
+    chosen, open_still = first.spec, None
+    if max_latency_s is not None:
+        pool = within_rules(limit, **extra)
+        holds = next((spec for spec in pool if _seconds(told(spec)) <= max_latency_s), None)
+        if first.prediction.best != "corrected":
+            open_still = next((told(spec) for spec in pool if told(spec).seconds["floor"] <= max_latency_s), None)
+        if holds is None and open_still is None:
+            raise _too_slow([told(spec) for spec in pool], max_latency_s, wanted)
+        chosen = holds or (open_still.spec if open_still else chosen)
+    taken = next((c for c in made if c.spec == chosen), None)
+    if taken is None:
+        made.append(taken := full("smaller", chosen))
+    reason = _reason(taken, first, made, here, max_latency_s, open_still)
+    p = first.prediction
     return Designs(wanted, limit, here.name, p.mode, p.precision, batch, images, max_latency_s, tuple(made), taken.name, reason,
                    _notes(made, limit, wanted))
-
-
-def _smaller(wanted: int, limit_s: float, device: Device, mode: str | None, common: dict[str, Any],
-             sizes: dict[str, int]) -> list[Candidate]:
-    """The proposal of the largest smaller budget that holds the limit, as "smaller"; empty when none of the ladder does."""
-    for budget in (b for b in LADDER if b < wanted):
-        limit = int(budget * (1 + TOLERANCE))
-        try:
-            spec = shapes(limit, **sizes)["proposed"]
-        except UsageError:
-            return []
-        first = predict(spec, device, mode=mode, **common)
-        if first.seconds[first.best] <= limit_s:
-            return [candidate("smaller", spec, limit, device, first, _modes(spec, device, first, common))]
-    return []
 
 
 def _modes(spec: DiTSpec, device: Device, first: Prediction, common: dict[str, Any]) -> dict[str, Prediction]:
@@ -126,34 +125,22 @@ def _modes(spec: DiTSpec, device: Device, first: Prediction, common: dict[str, A
     return found
 
 
-def _seconds(one: Candidate) -> float:
-    return one.prediction.seconds[one.prediction.best]
+def _seconds(p: Prediction) -> float:
+    return p.seconds[p.best]
 
 
-def _floor_s(one: Candidate) -> float:
-    return one.prediction.seconds["floor"]
+def _s(value: float) -> str:
+    return f"{value:.3g} s" if value < 1000 else f"{value:,.0f} s"
 
 
-def _too_slow(made: list[Candidate], limit_s: float, wanted: int, device: Device, mode: str | None, common: dict[str, Any],
-              sizes: dict[str, int]) -> UsageError:
-    """The error for a latency that nothing can meet: the fastest there is, and the largest smaller budget whose proposal could."""
-    by = "corrected" if made[0].prediction.best == "corrected" else "floor"
-    fastest = min(made, key=lambda c: c.prediction.seconds[by])
-    p = fastest.prediction
-    fix = f"the nearest possible under this budget is --max-latency-s {_up(p.seconds[by]):g}"
-    for budget in (b for b in LADDER if b < wanted):
-        try:
-            spec = shapes(int(budget * (1 + TOLERANCE)), **sizes)["proposed"]
-        except UsageError:
-            break
-        seconds = predict(spec, device, mode=mode, **common).seconds[by]
-        if seconds <= limit_s:
-            fix += f"; or --params {budget}, whose proposed {spec.label} is predicted at {seconds:.3g} s"
-            break
+def _too_slow(pool: list[Prediction], limit_s: float, wanted: int) -> UsageError:
+    """The error for a latency that nothing under the budget can meet, with the nearest that something can."""
+    by = "corrected" if pool[0].best == "corrected" else "floor"
+    p = min(pool, key=lambda one: one.seconds[by])
     least = "at least " if by == "floor" else ""
-    return UsageError(f"no candidate under {wanted:,} parameters makes {p.images:,} images in {limit_s:g} s",
-                      saw=f"the fastest, {fastest.name} {fastest.spec.label}, needs {least}{p.seconds[by]:.3g} s by {MODEL_NAMES[by]}",
-                      fix=fix)
+    return UsageError(f"no design under {wanted:,} parameters makes {p.images:,} images in {limit_s:g} s",
+                      saw=f"the fastest, {p.spec.label}, needs {least}{_s(p.seconds[by])} by {MODEL_NAMES[by]}",
+                      fix=f"the nearest possible under this budget is --max-latency-s {_up(p.seconds[by]):g}")
 
 
 def _up(value: float) -> float:
@@ -162,33 +149,48 @@ def _up(value: float) -> float:
     return round(math.ceil(value / step) * step, 9)
 
 
-def _only_a_measurement(taken: Candidate, made: list[Candidate], limit_s: float) -> str:
-    """No model that predicts holds the limit, and the floor does not exclude it."""
-    fastest = min(made, key=_seconds)
-    return (f"Only a measurement decides: no candidate makes {limit_s:g} s by {MODEL_NAMES[fastest.prediction.best]} (the fastest, "
-            f"{fastest.spec.label}, {_seconds(fastest):.3g} s), and {taken.spec.label} may by the floor "
-            f"({_floor_s(taken):.3g} s). Export it, trained or not, run `edgedit profile` on the device, and give its record "
-            "with --record.")
-
-
-def _reason(taken: Candidate, made: list[Candidate], limit_s: float | None) -> str:
+def _reason(taken: Candidate, first: Candidate, made: list[Candidate], device: Device, limit_s: float | None,
+            open_still: Prediction | None) -> str:
+    """The recommendation in words: the design, the limit and what decided, what is still open, what the paper says of others."""
     spec, p = taken.spec, taken.prediction
     text = f"Take {spec.label}, {spec.parameters:,} parameters: {taken.verdict.short}."
-    if taken.name != "proposed":
-        first = next(c for c in made if c.name == "proposed")
-        text += f" The proposed {first.spec.label} is predicted at {_seconds(first):.3g} s, above the limit of {limit_s:g} s;"
-        text += " a smaller budget's proposal holds it." if taken.name == "smaller" else f" '{taken.name}' is the nearest that holds it."
-    else:
-        text += " In the paper wider designs of one budget lose quality and deeper ones time."
-    if limit_s is not None:
-        text += f" Predicted {_seconds(taken):.3g} s for {p.images:,} images by {MODEL_NAMES[p.best]}, against {limit_s:g} s."
+    if limit_s is not None and _seconds(p) > limit_s:
+        text = (f"Only a measurement decides: nothing within the rules makes {limit_s:g} s by the paper's stack ({spec.label}: "
+                f"{_s(_seconds(p))}), and {spec.label}, {spec.parameters:,} parameters, is the largest that may by the floor "
+                f"({_s(p.seconds['floor'])}): {taken.verdict.short}.{_unnamed(p)}{_MEASURE}")
+    elif limit_s is not None:
+        if spec != first.spec:
+            text += (f" The proposed {first.spec.label} {_told(first.prediction)}, above the limit of {limit_s:g} s; {spec.label} is the "
+                     f"largest within {LOWERED} blocks of the rule's depth, with the rule's heads or half of them, that holds it.")
+        text += f" {spec.label} {_told(p)}, against {limit_s:g} s.{_unnamed(p)}"
         if p.best == "floor":
             text += " That is a lower bound, not a promise: measure one design and give its record."
-    for other in made:
-        if other.published and taken.published and other.published.fid < taken.published.fid:
+        elif open_still is not None and open_still.spec != spec:
+            text += (f" The floor does not exclude {open_still.spec.label}, {open_still.spec.parameters:,} parameters "
+                     f"({_s(open_still.seconds['floor'])}): between floor and the paper's stack only a measurement decides.{_MEASURE}")
+    if spec == first.spec:
+        text += " At the paper's budgets, 0.42M, 2.2M and 5M, designs wider than the proposed one lost quality and deeper ones took longer."
+    where = "on its Orin Nano" + ("" if device.board == BOARD else f", which says nothing about seconds on {device.name}")
+    better = [c for c in made if c.published and taken.published and c.published.fid < taken.published.fid]
+    for i, other in enumerate(better):
+        if other.published and taken.published:
             text += (f" {other.spec.label} had the better FID in the paper, {other.published.fid:g} instead of "
-                     f"{taken.published.fid:g}, for {other.published.latency_s:g} s instead of {taken.published.latency_s:g} s.")
+                     f"{taken.published.fid:g}, for {other.published.latency_s:g} s "
+                     f"instead of {taken.published.latency_s:g} s {where if not i else 'there'}.")
     return text
+
+
+def _told(p: Prediction) -> str:
+    """What is known of a design's time, in words; a published time stands beside the fit."""
+    if p.best == "table":
+        return f"took {_seconds(p):.4g} s for {p.images:,} images in the paper, on its Orin Nano (its fit B: {_s(p.seconds['paper_b'])})"
+    return f"is predicted at {_s(_seconds(p))} for {p.images:,} images by {MODEL_NAMES[p.best]}"
+
+
+def _unnamed(p: Prediction) -> str:
+    if p.best not in ("table", "paper_b"):
+        return ""
+    return f" The paper's stack is of an unnamed runtime, precision and power mode, not of {p.device} {p.mode} in particular."
 
 
 def _notes(made: list[Candidate], limit: int, wanted: int) -> tuple[str, ...]:

@@ -40,8 +40,46 @@ def test_a_mode_scales_what_its_clocks_scale():
 
 
 def test_a_mode_whose_clocks_nobody_knows_predicts_nothing():
-    with pytest.raises(UsageError, match="orin-nano in mode 7W' has no dram_gb_s"):
+    with pytest.raises(UsageError, match="orin-nano in mode 7W' has no dram_gb_s") as caught:
         predict(DiTSpec(5, 64, 8), "orin-nano", mode="7W")
+    assert "--mode 15W; --device FILE.toml" in caught.value.fix and "add" not in caught.value.fix
+
+
+def test_every_missing_figure_is_named_at_once(tmp_path):
+    file = tmp_path / "box.toml"
+    for text, names in (("", ("fp16_tflops", "dram_gb_s")), ('kind = "cpu"\n', ("fp32_tflops", "dram_gb_s", "exponentials_g"))):
+        file.write_text(text)
+        with pytest.raises(UsageError) as caught:
+            find_device(file)
+        assert all(f"no {name}" in str(caught.value) and f"`{name} = …`" in caught.value.fix for name in names)
+        assert str(file) in caught.value.fix
+    with pytest.raises(UsageError) as caught:
+        predict(DiTSpec(5, 64, 8), Device("mine", fp32_tflops=1.0), precision="int8")
+    assert all(f"no {name}" in str(caught.value) for name in ("int8_tops", "fp16_tflops", "dram_gb_s"))
+
+
+def test_a_clock_that_a_mode_leaves_out_is_what_the_fix_asks_for(tmp_path):
+    file = tmp_path / "box.toml"
+    file.write_text('fp16_tflops = 5\ndram_gb_s = 50\nemc_mhz = 2133\n[[modes]]\nname = "slow"\n')
+    with pytest.raises(UsageError, match="in mode slow' has no dram_gb_s") as caught:
+        predict(DiTSpec(5, 64, 8), file, mode="slow")
+    assert "`emc_mhz = …` of both the device and the mode" in caught.value.fix and "gpu_mhz" not in caught.value.fix
+    with pytest.raises(UsageError) as caught:
+        predict(DiTSpec(5, 64, 8), file, mode="slow", precision="fp32")
+    assert "add `fp32_tflops = …` to" in caught.value.fix and "for dram_gb_s in mode 'slow'" in caught.value.fix
+
+
+def test_the_only_mode_is_taken_and_several_ask_for_a_name(tmp_path):
+    file, mode = tmp_path / "box.toml", '[[modes]]\nname = "{}"\nload_w = [1, 2]\n'
+    file.write_text("fp16_tflops = 5\ndram_gb_s = 50\n" + mode.format("quiet"))
+    p = predict(DiTSpec(5, 64, 8), file)
+    assert p.mode == "quiet" and p.energy_j and "names no source" in p.power_source and not any("--mode" in note for note in p.notes)
+    file.write_text("fp16_tflops = 5\ndram_gb_s = 50\n" + mode.format("quiet") + mode.format("loud"))
+    p = predict(DiTSpec(5, 64, 8), file)
+    assert p.mode == "" and not p.energy_j and any("(quiet, loud)" in n and "name a mode with --mode" in n for n in p.notes)
+    file.write_text("fp16_tflops = 5\ndram_gb_s = 50\ngpu_mhz = 600\n" + mode.format("quiet"))  # its clock and so its rates are unknown
+    p = predict(DiTSpec(5, 64, 8), file)
+    assert p.mode == "" and p.seconds["floor"] > 0 and any("mode quiet leaves out gpu_mhz" in n for n in p.notes)
 
 
 def test_no_such_mode_or_device():
@@ -73,7 +111,7 @@ def test_a_mode_of_a_file_without_clocks_is_about_power_alone(tmp_path):
 def test_the_example_of_the_docs_is_a_device(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "design.md").read_text()
     (tmp_path / "board.toml").write_text(text.split("```toml\n")[1].split("```")[0])
-    assert predict(DiTSpec(5, 64, 8), tmp_path / "board.toml", mode="10W").energy_j
+    assert predict(DiTSpec(5, 64, 8), tmp_path / "board.toml").energy_j
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -153,6 +153,43 @@ def test_a_record_of_the_very_design_is_met():
     assert p.seconds["corrected"] == pytest.approx(391 * 0.05) and p.error_percent["corrected"] is None
 
 
+def test_the_same_record_twice_counts_once(tmp_path):
+    (tmp_path / "record.json").write_text(record(seconds=0.05).model_dump_json())
+    p = predict(DiTSpec(5, 64, 8), records=[tmp_path, str(tmp_path), record(seconds=0.05)])
+    assert p.error_percent["corrected"] is None and "from 1 record;" in p.models["corrected"]
+    assert "no error known" in p.models["corrected"] and any("it counts once" in note for note in p.notes)
+
+
+def test_records_of_one_design_have_no_error_and_are_left_out_together():
+    own = [record(seconds=0.05), record(seconds=0.06)]
+    p = predict(DiTSpec(5, 64, 8), records=own)
+    assert p.error_percent["corrected"] is None and "from 2 records; all of one design: no error known" in p.models["corrected"]
+    more = correct([Observation("a", 10, 20), Observation("a", 10, 20), Observation("b", 10, 30)])
+    assert sorted([more.error.worst, more.error.median]) == pytest.approx([50, 50])  # "a" by "b" alone: 30 instead of 20, twice
+    other = correct([Observation("a", 10, 20), Observation("a", 10, 20, design="of another size")])
+    assert other.error is not None
+
+
+def test_records_of_other_sizes_are_left_out_or_flagged():
+    def sized(**sizes):
+        made = record((7, 128, 8), seconds=0.1)
+        return made.model_copy(update={"subject": made.subject.model_copy(update={"spec": DiTSpec(7, 128, 8, **sizes).to_dict()})})
+
+    p = predict(DiTSpec(5, 64, 8), records=[record(), sized(image=16)])
+    assert "from 1 record;" in p.models["corrected"] and any("images are 16×16, predicted are 32×32" in note for note in p.notes)
+    p = predict(DiTSpec(5, 64, 8), records=[record(), sized(channels=1), record((9, 48, 6), batch=64)])
+    assert "from 3 records" in p.models["corrected"]
+    assert any("differ in channels: 1, 3" in note for note in p.notes) and any("differ in batch: 128, 64" in note for note in p.notes)
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 1), ({"images": 1280}, 10 / 391), ({"batch": 64}, 391 * 2 / 391 / 2)])
+def test_the_papers_own_time_of_a_design_is_scaled_by_images(options, share):
+    p = predict(DiTSpec(5, 64, 8), "orin-nano-super", **options)
+    assert p.best == "table" and p.seconds["table"] == pytest.approx(198.7 * share) and p.error_percent["table"] is None
+    assert "table" not in predict(DiTSpec(5, 64, 8), "h200").seconds and "table" not in predict(DiTSpec(6, 64, 8)).seconds
+    assert "table" not in predict(DiTSpec(5, 64, 8, channels=1)).seconds
+
+
 def test_measured_power_takes_the_place_of_the_modes_range():
     p = predict(DiTSpec(5, 64, 8), records=[record(seconds=0.05, watts=8.0)])
     assert p.energy_j["corrected"] == (pytest.approx(8 * 391 * 0.05),) * 2 and p.power_source == "measured: your records"

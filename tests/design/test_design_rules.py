@@ -36,6 +36,13 @@ def test_the_papers_own_exception_of_depth():
     assert "495,756" in held.exception and "0.42M" in held.text
 
 
+def test_a_design_lowered_by_two_blocks_follows_and_by_three_does_not():
+    assert judge(DiTSpec(5, 192, 12), DiTSpec(5, 192, 12).parameters).short == (
+        "it follows the principles; depth 5: ⌊log2 192⌋ is 7, lowered until 3,548,748 parameters hold")
+    three = judge(DiTSpec(4, 192, 12), DiTSpec(4, 192, 12).parameters)
+    assert not three.follows and "too wide for this budget" in three.text
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.depth}-{r.width}-{r.heads}")
 def test_bold_rows_follow_and_the_others_depart(row):
     limit = {"0.42M": 432_600, "2.2M": 2_266_000, "5M": 5_150_000}[row.group]

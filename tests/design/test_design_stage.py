@@ -7,6 +7,8 @@ import json
 import pytest
 import typer
 from design_kit import record
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from edgedit.cli import design as verbs
@@ -78,9 +80,9 @@ def test_an_impossible_budget_names_the_nearest_possible(params, nearest):
 
 def test_a_latency_that_the_floor_excludes_names_the_nearest_possible():
     with pytest.raises(UsageError, match="needs at least") as caught:
-        design("5M", max_latency_s=2)
+        design("5M", max_latency_s=0.2)
     nearest = float(str(caught.value).split("--max-latency-s ")[1].split(";")[0])
-    assert design("5M", max_latency_s=nearest).take == "wider"
+    assert design("5M", max_latency_s=nearest).take == "smaller"
     with pytest.raises(UsageError):
         design("5M", max_latency_s=nearest * 0.98)
 
@@ -93,23 +95,83 @@ def test_between_floor_and_paper_only_a_measurement_decides():
 def test_a_latency_takes_the_nearest_that_holds_it():
     made = design("5M", max_latency_s=400)
     assert made.take == "lower heads" and "above the limit of 400 s" in made.recommendation and "departs" in made.recommendation
-    assert design("0.42M", max_latency_s=140).take == "wide"
+    made = design("0.42M", max_latency_s=140)
+    assert made[made.take].spec.label == "(4,64,4)"
 
 
-def test_a_smaller_proposal_comes_before_the_far_ends():
+def test_a_smaller_design_comes_before_the_far_ends():
     made = design("5M", "orin-nano-super", max_latency_s=300)
-    taken = next(c for c in made.candidates if c.name == made.take)
-    assert made.take == "smaller" and taken.verdict.follows and taken.spec.parameters < 3_000_000
-    assert taken.prediction.seconds[taken.prediction.best] <= 300 and "smaller budget" in made.recommendation
+    taken = made["smaller"]
+    assert made.take == "smaller" and taken.spec.label == "(6,192,6)" and "largest within 2 blocks" in made.recommendation
+    assert taken.prediction.seconds[taken.prediction.best] <= 300
     assert "smaller" not in {c.name for c in design("5M", "orin-nano-super", max_latency_s=400).candidates}
 
 
 def test_records_decide_when_there_are_any():
     slow = record((5, 64, 8), seconds=2.0)
     with pytest.raises(UsageError, match="by your records"):
-        design("0.42M", max_latency_s=100, records=[slow])
+        design("0.42M", max_latency_s=10, records=[slow])
     fast = design("0.42M", max_latency_s=100, records=[record((5, 64, 8), seconds=0.05)])
     assert fast.take == "proposed" and "by your records" in fast.recommendation
+
+
+budgets = st.floats(4.17, 8.0).map(lambda power: int(10**power))  # 14,791 … 100 million
+
+
+def taken_of(budget, **options):
+    made = design(budget, **options)
+    return made, made[made.take]
+
+
+@settings(max_examples=60, deadline=None)
+@given(budgets, budgets, st.one_of(st.none(), st.floats(0, 3.2).map(lambda power: 10**power)),
+       st.sampled_from(["orin-nano", "orin-nano-super", "h200"]))
+@example(2_200_000, 5_000_000, 300.0, "orin-nano-super")
+@example(750_000, 770_000, None, "orin-nano")
+def test_a_larger_budget_never_gives_a_smaller_design(one, other, limit_s, device):
+    small, large = sorted((one, other))
+    try:
+        made, before = taken_of(small, device=device, max_latency_s=limit_s)
+    except UsageError:
+        return
+    after = taken_of(large, device=device, max_latency_s=limit_s)[1]
+    assert after.spec.parameters >= before.spec.parameters
+    assert before.spec.parameters <= made.limit
+
+
+@settings(max_examples=60, deadline=None)
+@given(budgets, st.one_of(st.none(), st.floats(0.5, 3.2).map(lambda power: 10**power)), st.sampled_from(["orin-nano", "h200"]))
+@example(3_500_000, None, "orin-nano")
+@example(14_791, None, "orin-nano")
+@example(420_000, 140.0, "orin-nano")
+def test_the_recommended_design_is_never_called_too_wide(budget, limit_s, device):
+    made, taken = taken_of(budget, device=device, max_latency_s=limit_s)
+    assert "too wide" not in made.recommendation and "too wide" not in taken.verdict.text
+    assert made["proposed"].verdict.follows or made["proposed"].spec.width == 16
+    if made.take != "proposed":
+        assert "wider than the proposed one lost" not in made.recommendation
+
+
+def test_a_published_time_stands_beside_the_fit_and_decides():
+    made = design("0.42M", max_latency_s=200)
+    first = made["proposed"].prediction
+    assert made.take == "proposed" and first.best == "table" and first.seconds["table"] == 198.7 and first.seconds["paper_b"] > 200
+    assert "took 198.7 s" in made.recommendation and "fit B: 216 s" in made.recommendation
+    assert design("0.42M", max_latency_s=198).take == "lower heads"
+
+
+def test_between_floor_and_stack_it_says_what_decides_and_whose_stack_it_is():
+    text = design("5M", "orin-nano-super", max_latency_s=300).recommendation
+    assert "does not exclude (7,192,12)" in text and "only a measurement decides" in text
+    assert "unnamed runtime, precision and power mode, not of orin-nano-super MAXN_SUPER" in text
+    assert "does not exclude" not in design("5M", max_latency_s=300, records=[record(seconds=0.5)]).recommendation
+
+
+@pytest.mark.parametrize("device", ["orin-nano", "orin-nano-super", "h200"])
+def test_published_seconds_are_named_with_their_board(device):
+    text = design("5M", device).recommendation
+    assert "657.9 s instead of 460.9 s on its Orin Nano" in text
+    assert ("which says nothing about seconds on h200" in text) is (device == "h200")
 
 
 def test_no_limit_at_zero():
@@ -159,7 +221,7 @@ def test_one_design_in_words_and_json(run):
     got = run("predict", "7,192,12", "--device", "orin-nano-super", "--mode", "25W")
     assert got.exit_code == 0 and "± 3 % (worst 12 %)" in got.stdout and "error unknown" in got.stdout and "GFLOP" in got.stdout
     data = json.loads(run("predict", "(7,192,12)", "--json").stdout)
-    assert data["label"] == "(7,192,12)" and data["best"] == "paper_b"
+    assert data["label"] == "(7,192,12)" and data["best"] == "table"
     assert json.loads(run("design", "--params", "5M", "--json").stdout)["candidates"][0]["name"] == "wider"
 
 
