@@ -41,9 +41,8 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 _VERBS: list[tuple[str, Callable[..., None]]] = [
     ("", host.quickstart), ("", board.doctor), ("teacher", teacher.convert), ("teacher", teacher.train), ("teacher", teacher.sample),
     ("pairs", pairs.pairs), ("pairs", pairs.take), ("pairs import", pairs.import_get), ("", host.train), ("", evaluate.evaluate),
-    ("", host.export),
-    ("", host.compare), ("", build.build), ("", board.generate), ("", board.profile), ("", deploy.deploy), ("", design.design),
-    ("", design.predict), ("", sweep.sweep), ("", board.report), ("", card.card), ("", board.show),
+    ("", host.export), ("", host.compare), ("", build.build), ("", board.generate), ("", board.profile), ("", deploy.deploy),
+    ("", design.design), ("", design.predict), ("", sweep.sweep), ("", board.report), ("", card.card), ("", board.show),
 ]
 """Every verb under its group, in the order of --help. A verb of its group's name is what the group does without a sub-command."""
 _ABOUT = {"teacher": "Convert, train and look at diffusion teachers.", "pairs import": "Bring in pairs that others made."}
