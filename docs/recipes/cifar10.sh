@@ -158,7 +158,7 @@ lpips_file=()
 
 # --- running ------------------------------------------------------------------------------------------------------------------
 
-child='' stage='' begun='' stopped=''
+child='' stage='' begun='' stopped='' signalled=''
 
 show() { # a command as it is typed
     local word
@@ -175,11 +175,12 @@ run() { # an edgedit command; the first that fails ends the script
     [[ -z $dry ]] || return 0
     "${tool[@]}" "$@" >&2 &
     child=$!
-    local status=0
+    local status=0 again
     wait "$child" || status=$?
-    while kill -0 "$child" 2> /dev/null; do # a signal came: it saves
-        status=0
-        wait "$child" || status=$?
+    while [[ -n $signalled ]]; do # a signal ended the wait, not the command: it saves, however short that is
+        signalled='' again=0
+        wait "$child" || again=$?
+        ((again == 127)) || status=$again # 127: it had been waited for before the signal
     done
     child=''
     if ((status)); then
@@ -198,7 +199,7 @@ note() { # a line of stages.jsonl: what the stage took, how it ended
 }
 
 stop() {
-    stopped=1
+    stopped=1 signalled=1
     [[ -z $child ]] || kill -TERM "$child" 2> /dev/null || true
 }
 trap stop TERM INT
