@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgedit.core.pairset import PairSet, to_float
 from edgedit.learn.ahead import Ahead
-from edgedit.learn.order import batch_indices, chosen, generator
+from edgedit.learn.order import FLIPS, batch_indices, chosen, generator
 from edgedit.learn.ranks import ALONE, Ranks
 
 
@@ -26,7 +26,7 @@ class Batch:
     rows: range
     """Which of them are here."""
     indices: NDArray[np.int64]
-    """(B,): numbers of the pairs in their set."""
+    """(B,): numbers of the pairs in their set; a mirrored one has a number of its own, the set's count more."""
     noise: Tensor
     """float32 (B, C, S, S), unit Gaussian."""
     labels: Tensor
@@ -65,6 +65,7 @@ class Batches:
     Args:
         batch: images a step, over all processes.
         pin: put them into pinned memory, for copies to a GPU that do not wait.
+        flips: mirror every pair, noise and image, in half of its visits.
     """
 
     pairs: PairSet
@@ -73,6 +74,7 @@ class Batches:
     label_dropout: float
     ranks: Ranks = ALONE
     pin: bool = False
+    flips: bool = False
 
     def make(self, step: int) -> Batch:
         """This process's rows of the batch of one step, on the CPU."""
@@ -81,8 +83,12 @@ class Batches:
         indices = batch_indices(self.seed, step, self.batch, len(self.pairs))[here]
         classes = self.pairs.labels(indices)
         labels = np.where(chosen(self.seed, step, self.batch, self.label_dropout)[here], self.pairs.classes, classes)
-        arrays = self.pairs.noise(indices), labels, classes, to_float(self.pairs.images(indices))
-        tensors = [torch.from_numpy(a) for a in arrays]
+        noise, images = self.pairs.noise(indices), to_float(self.pairs.images(indices))
+        if self.flips:
+            mirrored = chosen(self.seed, step, self.batch, 0.5, FLIPS)[here]
+            noise, images = (np.where(mirrored[:, None, None, None], a[..., ::-1], a) for a in (noise, images))
+            indices = indices + mirrored * len(self.pairs)
+        tensors = [torch.from_numpy(a) for a in (noise, labels, classes, images)]
         return Batch(step, self.seed, self.batch, rows, indices, *(t.pin_memory() if self.pin else t for t in tensors))
 
     def ahead(self, start: int, stop: int, threads: int = 1) -> Ahead[Batch]:

@@ -107,6 +107,10 @@ class TrainSettings(LearnSettings):
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     label_dropout: float = Field(default=0.1, ge=0, le=1)
+    flips: bool = False
+    """Mirror pairs, noise and image, in half of their visits: twice the pairs for nothing. The best denoiser of a data set that
+    holds every image's mirror image turns mirrored noise into the mirrored image, so this is for teachers trained with flips
+    (docs/recipes/cifar10.md says how far one is from that)."""
     sample_guidance: Annotated[float | None, Optional] = None
     """Of sample grids; None: 1.5, or none for a setup that puts guidance into the weights."""
 

@@ -46,7 +46,7 @@ class StudentTrainer(Trainer[DiT]):
     def batches(self, start: int, stop: int) -> AbstractContextManager[Iterable[Batch]]:
         """This rank's batches of steps start … stop-1."""
         s, cuda = self.settings, self.device.type == "cuda"
-        batches = Batches(self.data, s.batch, s.seed, s.label_dropout, self.ranks, pin=cuda)
+        batches = Batches(self.data, s.batch, s.seed, s.label_dropout, self.ranks, pin=cuda, flips=s.flips)
         return batches.ahead(start, stop, s.loaders or (4 if cuda else 1))
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,7 +79,7 @@ class StudentTrainer(Trainer[DiT]):
         return {"label": spec.label, "class_names": self.data.class_names,
                 "data": {k: facts[k] for k in ("label", "teacher", "sampler", "count", "noise", "seed", "start") if k in facts},
                 "setup": self.settings.setup.name, "loss": self.loss_facts(), "label_dropout": self.settings.label_dropout,
-                "step": progress.step, "ema_decay": self.settings.ema_decay,
+                "flips": self.settings.flips, "step": progress.step, "ema_decay": self.settings.ema_decay,
                 "parameters": spec.parameters, "deployed_parameters": spec.deployed_parameters}
 
     @torch.no_grad()

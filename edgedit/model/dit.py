@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgedit.core.spec import FREQUENCIES, DiTSpec
+from edgedit.model import small_heads
 
 LN_EPS = 1e-6
 INIT_STD = 0.02
@@ -131,7 +132,10 @@ class Block(nn.Module):
         return x + gate_mlp * self.down(h)                                                # (B, T, w)
 
     def attend(self, x: Tensor) -> Tensor:
-        q, k, v = split_heads(self.qkv(x), self.heads)                                    # 3 × (B, h, T, H)
+        qkv = self.qkv(x)                                                                 # (B, T, 3w)
+        if small_heads.serves(qkv, self.heads):
+            return self.proj(small_heads.attention(qkv, self.heads))                      # (B, T, w)
+        q, k, v = split_heads(qkv, self.heads)                                            # 3 × (B, h, T, H)
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))            # (B, T, w)
 
 

@@ -1,0 +1,158 @@
+"""Attention on a CPU for the paper's small heads: a fused kernel in C, compiled where it runs, with a gradient.
+
+DiT-Nano's heads hold 4 to 32 values (Table 2). torch's CPU attention packs its matrices for many more: a step of (5,64,8) spent nine
+tenths of its time there. `small_heads.c` keeps tokens in vector registers instead; `benchmarks/small_heads.py` sets the two side by
+side. Without a C compiler, on a GPU, for larger heads or in float64 there is torch's own attention, and nothing is asked of anybody.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgedit.core.cache import cache_folder
+
+LARGEST = 32
+"""Values of a head up to which the kernel is the faster one (benchmarks/small_heads.py)."""
+_SOURCE = Path(__file__).with_suffix(".c")
+_TUNED: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])  # what GCC and Clang call this CPU; the last for any
+
+
+def serves(qkv: Tensor, heads: int) -> bool:
+    """Is the kernel for these (B, T, 3w), and does it compile here? EDGEDIT_SMALL_HEADS=0 says no."""
+    head = qkv.shape[-1] // (3 * heads)
+    return qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.bfloat16) and head <= LARGEST and _here(head)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _here(head: int) -> bool:
+    return os.environ.get("EDGEDIT_SMALL_HEADS") != "0" and library(head) is not None
+
+
+@functools.cache
+def library(head: int) -> ctypes.CDLL | None:
+    """The kernel for heads of `head` values, compiled once for this machine's CPU and kept in the cache; None where that fails."""
+    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    if compiler is None:
+        return None
+    for tuned in _TUNED:
+        command = [*compiler.split(), "-O3", *tuned, "-shared", "-fPIC", f"-DHEAD={head}"]
+        try:
+            return ctypes.CDLL(str(_built(command)))
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def _built(command: list[str]) -> Path:
+    """The library's file. Raises OSError or SubprocessError: no compiler, an option it lacks, a folder that takes no file."""
+    made_of = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), " ".join(command).encode(), _cpu().encode()])).hexdigest()
+    file = cache_folder() / "kernels" / f"small-heads-{made_of[:20]}.so"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # two processes may do this at once: the file appears whole
+            made = Path(folder) / "kernel.so"
+            subprocess.run([*command, "-o", str(made), str(_SOURCE), "-lm"], check=True, capture_output=True, timeout=120)
+            os.replace(made, file)
+    return file
+
+
+def _cpu() -> str:
+    """What compiled code may rely on: a cache folder is sometimes shared by several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _shared(call: Callable[..., int], pointers: list[Tensor], heads: int, tokens: int, units: int) -> None:
+    """`call` on parts of the units, one a thread of torch's number. Each unit is one image's head: no result depends on the parts."""
+    count = min(torch.get_num_threads(), units)
+    bounds = [units * part // count for part in range(count + 1)]
+    addresses = [ctypes.c_void_p(t.data_ptr()) for t in pointers]
+
+    def part(n: int) -> int:
+        return call(*addresses, *map(ctypes.c_long, (heads, tokens, bounds[n], bounds[n + 1])))
+
+    others = [_pool(count).submit(part, n) for n in range(1, count)]
+    if part(0) + sum(o.result() for o in others):
+        raise MemoryError("the attention kernel found no memory for its rows")
+
+
+@functools.lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="small-heads")
+
+
+@torch.library.custom_op("edgedit::small_heads", mutates_args=())
+def _forward(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    out, lse = torch.empty(b, t, w), torch.empty(b * heads, t)
+    if out.numel():
+        kernel = library(w // heads)
+        assert kernel is not None, "serves() was not asked"
+        _shared(kernel.forward, [qkv.contiguous(), out, lse], heads, t, b * heads)
+    return out, lse
+
+
+@_forward.register_fake
+def _(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    return qkv.new_empty(b, t, w), qkv.new_empty(b * heads, t)
+
+
+@torch.library.custom_op("edgedit::small_heads_backward", mutates_args=())
+def _backward(qkv: Tensor, out: Tensor, lse: Tensor, grad: Tensor, heads: int) -> Tensor:
+    grad_qkv = torch.empty(qkv.shape)
+    if grad_qkv.numel():
+        kernel = library(out.shape[2] // heads)
+        assert kernel is not None, "serves() was not asked"
+        held = [qkv.contiguous(), out.contiguous(), lse.contiguous(), grad.contiguous(), grad_qkv]
+        _shared(kernel.backward, held, heads, qkv.shape[1], qkv.shape[0] * heads)
+    return grad_qkv
+
+
+@_backward.register_fake
+def _(qkv: Tensor, out: Tensor, lse: Tensor, grad: Tensor, heads: int) -> Tensor:
+    return qkv.new_empty(qkv.shape)
+
+
+def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    qkv, heads = inputs
+    ctx.heads = heads  # type: ignore[attr-defined]
+    ctx.save_for_backward(qkv, *output)
+
+
+def _gradient(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    qkv, out, lse = ctx.saved_tensors  # type: ignore[attr-defined]
+    return _backward(qkv, out, lse, grad, ctx.heads), None  # type: ignore[attr-defined]
+
+
+_forward.register_autograd(_gradient, setup_context=_keep)
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    """softmax(q kᵀ / sqrt(H)) v of every head, without masks or dropout.
+
+    Args:
+        qkv: float32 or bfloat16 (B, T, 3w) on a CPU, q, k and v one after another, of each its heads of H = w / heads values.
+        heads: how many; `serves(qkv, heads)` must be true.
+
+    Returns:
+        (B, T, w) in qkv's dtype; inside it is float32.
+    """
+    out: Tensor = _forward(qkv.float(), heads)[0]
+    return out.to(qkv.dtype)
