@@ -112,7 +112,7 @@ class TrainSettings(LearnSettings):
     holds every image's mirror image turns mirrored noise into the mirrored image, so this is for teachers trained with flips
     (docs/recipes/cifar10.md says how far one is from that)."""
     sample_guidance: Annotated[float | None, Optional] = None
-    """Of sample grids; None: 1.5, or none for a setup that puts guidance into the weights."""
+    """Of sample grids; None: 1.5, or none where the setup or the pairs put guidance into the weights."""
 
     @model_validator(mode="before")
     @classmethod

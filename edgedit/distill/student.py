@@ -88,6 +88,6 @@ class StudentTrainer(Trainer[DiT]):
         spec = self.model.spec
         noise, labels = (torch.from_numpy(a).to(self.device) for a in sample_inputs((spec.channels, spec.image, spec.image), spec.classes))
         scale = self.settings.sample_guidance
-        scale = usual_guidance({"loss": self.loss_facts()}) if scale is None else scale
+        scale = usual_guidance({"loss": self.loss_facts(), "data": self.data.info}) if scale is None else scale
         pictures = to_uint8(self.ema.model.guided(noise, labels, scale).float().cpu().numpy())
         save_grid(out, step, pictures, self.data.class_names[: int(labels.max()) + 1])

@@ -65,6 +65,20 @@ def test_a_batch_holds_the_pairs_it_names(pairs):
     assert np.array_equal(batch.labels.numpy(), np.where(drop, data.classes, data.labels(indices)))
 
 
+def test_half_of_the_visits_are_of_mirrored_pairs(pairs):
+    data = PairSet.open(pairs)
+    plain = [Batches(data, batch=8, seed=1, label_dropout=0.5).make(n) for n in range(40)]
+    flipped = [Batches(data, batch=8, seed=1, label_dropout=0.5, flips=True).make(n) for n in range(40)]
+    mirrored = np.stack([b.indices - a.indices for a, b in zip(plain, flipped, strict=True)])
+    assert set(mirrored.ravel()) == {0, len(data)} and abs((mirrored > 0).mean() - 0.5) < 4 * (0.25 / mirrored.size) ** 0.5
+    for a, b, rows in zip(plain, flipped, torch.from_numpy(mirrored > 0)[:, :, None, None, None], strict=True):
+        assert a.labels.equal(b.labels) and a.classes.equal(b.classes)
+        for name in ("noise", "images"):
+            as_it_is = getattr(a, name)
+            assert getattr(b, name).equal(torch.where(rows, as_it_is.flip(-1), as_it_is))
+    assert len({row.tobytes() for row in mirrored}) > 30
+
+
 def test_an_error_of_a_loader_thread_reaches_the_caller(tmp_path):
     data = PairSet.open(write_pairs(tmp_path / "p", 12))
     data.artifact.manifest.info["start"] = -100  # noise of a negative index is refused
@@ -76,8 +90,8 @@ def test_an_error_of_a_loader_thread_reaches_the_caller(tmp_path):
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_rows_of_all_ranks_make_the_whole_batch(pairs, world):
     data = PairSet.open(pairs)
-    whole = Batches(data, batch=8, seed=1, label_dropout=0.5).make(3)
-    parts = [Batches(data, batch=8, seed=1, label_dropout=0.5, ranks=Ranks(r, world)).make(3) for r in range(world)]
+    whole = Batches(data, batch=8, seed=1, label_dropout=0.5, flips=True).make(3)
+    parts = [Batches(data, batch=8, seed=1, label_dropout=0.5, flips=True, ranks=Ranks(r, world)).make(3) for r in range(world)]
     for name in ("noise", "labels", "classes", "images"):
         assert torch.cat([getattr(p, name) for p in parts]).equal(getattr(whole, name))
     assert np.concatenate([p.indices for p in parts]).tolist() == whole.indices.tolist()

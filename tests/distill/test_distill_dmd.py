@@ -23,7 +23,7 @@ from edgedit.distill.setup import Context
 from edgedit.distill.setups import dmd
 from edgedit.learn.logs import METRICS, read_metrics
 from edgedit.learn.ranks import ALONE, Ranks
-from edgedit.model.denoiser import Denoiser
+from edgedit.model.denoiser import NO_CLASS, Denoiser
 from edgedit.model.dit import DiT
 from edgedit.model.teacher import KIND, WEIGHTS, save_teacher
 from edgedit.model.unet import UNetSpec
@@ -32,13 +32,13 @@ CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {"width": 8, "multipliers": (1,), "blocks": 1, "attention": (), "image": 8, "channels": 1, "classes": 3}
 
 
-def write_teacher(out: Path, *, seed: int = 1, **sizes: Any) -> Path:
+def write_teacher(out: Path, *, seed: int = 1, label_dropout: float = 0.1, **sizes: Any) -> Path:
     """A teacher with random weights everywhere: a fresh one's last layer is nearly zero."""
     network = Denoiser(UNetSpec(**{**SIZES, **sizes}), seed=seed).network
     shaken(network, 0.1, seed)
     with create(out, KIND) as draft:
         save_teacher(draft.path / WEIGHTS, network.spec, network.state_dict(), {})
-        draft.info = {"label": "tiny", "seed": seed}
+        draft.info = {"label": "tiny", "seed": seed, "label_dropout": label_dropout}
     return out
 
 
@@ -144,6 +144,30 @@ def test_the_gradient_of_the_matching_term_is_the_formula(pairs, teacher, weight
         torch.testing.assert_close(x.grad[i : i + 1] * x.numel(), expected, rtol=2e-3, atol=3e-7 + 1e-4 * float(expected.abs().max()))
     assert push.item() == pytest.approx((x.grad * x.numel()).abs().mean().item(), rel=1e-5)
     assert loss.item() == pytest.approx(0.5 * ((x.grad * x.numel()) ** 2).mean().item(), rel=1e-4)
+
+
+def test_the_teacher_is_guided_as_it_was_for_the_pairs(pairs, teacher, tmp_path):
+    setup, _ = build(pairs, teacher)
+    assert setup.guidance == 1.0
+    data = PairSet.open(pairs)
+    data.info["teacher"] = {**data.info["teacher"], "guidance": 2.5}
+    artifact = open_artifact(teacher)
+    assert dmd._guidance(options(teacher).setup, data, artifact) == 2.5
+    assert dmd._guidance(options(teacher, guidance=1.25).setup, data, artifact) == 1.25
+
+    setup, _ = build(pairs, teacher, guidance=3.0)
+    assert setup.facts()["teacher_guidance"] == 3.0
+    batch, x, classes = batch_of(pairs), torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(5)), torch.arange(8) % 3
+    sigma = setup.levels(batch, 0, setup.options.levels)
+    noisy = dmd.noised(x, sigma, batch.normal(3))
+    with torch.no_grad():
+        known, unknown = setup.real(noisy, sigma, classes), setup.real(noisy, sigma, torch.full_like(classes, NO_CLASS))
+        g = dmd.matching_gradient(x, unknown + 3.0 * (known - unknown), setup.fake.network(noisy, sigma, classes), sigma)
+    assert setup.matching(x, classes, batch)[1].item() == pytest.approx(g.abs().mean().item(), rel=1e-4)
+
+    unsure = write_teacher(tmp_path / "t", label_dropout=0)
+    with pytest.raises(UsageError, match="was never asked without a class"):
+        build(pairs, unsure, guidance=2.0)
 
 
 def test_where_fake_equals_real_nothing_is_pushed(pairs, teacher):

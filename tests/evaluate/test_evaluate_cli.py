@@ -121,12 +121,16 @@ def test_the_verdict_of_the_self_test(value, ok, tmp_path, monkeypatch):
     assert (asked[0].metrics, asked[0].count, asked[0].is_splits) == (("is",), None, 10)
 
 
-@pytest.mark.parametrize(("loss", "scale"), [({"name": "l1"}, 1.5), ({"name": "l1", "distilled_guidance": 1.5}, 1.0)])
-def test_a_student_is_guided_as_it_was_taught(student, judge, tmp_path, loss, scale):
+@pytest.mark.parametrize(("taught", "scale"), [
+    ({"loss": {"name": "l1"}}, 1.5), ({"loss": {"name": "l1", "distilled_guidance": 1.5}}, 1.0),
+    ({"data": {"teacher": {"teacher": "unet", "guidance": 1.0}}}, 1.5), ({"data": {"teacher": {"teacher": "unet", "guidance": 2.0}}}, 1.0),
+    ({"data": {"label": "imported", "teacher": None}}, 1.5),
+], ids=["plain", "setup guided", "pairs without", "guided pairs", "pairs of others"])
+def test_a_student_is_guided_as_it_was_taught(student, judge, tmp_path, taught, scale):
     from edgedit.core.artifact import open_artifact, seal
 
     m = open_artifact(student).manifest
-    seal(student, "student", m.files, spec=m.spec, info={**m.info, "loss": loss})
+    seal(student, "student", m.files, spec=m.spec, info={**m.info, **taught})
     text = run(student, "--metrics", "accuracy", "--classifier", judge, "--count", 3, "--out", tmp_path / "e", "--json")
     assert json.loads(text)["source"]["guidance_scale"] == scale
 

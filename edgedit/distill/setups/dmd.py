@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
-from edgedit.core.artifact import Parent, open_artifact
+from edgedit.core.artifact import Artifact, Parent, open_artifact
 from edgedit.core.errors import UsageError
 from edgedit.core.pairset import PairSet
 from edgedit.distill.data import Batch
@@ -35,7 +35,7 @@ from edgedit.distill.losses import Loss, make_loss
 from edgedit.distill.setup import BaseSetup, Context, SetupSettings, Student
 from edgedit.learn.settings import Optional
 from edgedit.learn.state import fill, make_room, moments
-from edgedit.model.denoiser import Denoiser, loss_weight
+from edgedit.model.denoiser import Denoiser, guided, loss_weight
 from edgedit.model.teacher import KIND, MAKE, WEIGHTS, load_teacher
 
 LEVELS = 1000
@@ -56,6 +56,9 @@ class Options(SetupSettings):
     """Folder of kind "teacher": the real denoiser, and where the fake one starts. Needed."""
     any_teacher: bool = False
     """Allow pairs that another teacher made."""
+    guidance: Annotated[float | None, Optional] = Field(default=None, ge=0)
+    """Of the teacher in the DM term; None: the pairs' own, so that both terms pull to the same images. Other than 1 it doubles the
+    teacher's work. (DMD's CIFAR-10 runs had none; its text-to-image ones 8.)"""
     regression: float = Field(default=0.25, ge=0)
     """λ: weight of `loss` on the pairs."""
     levels: tuple[Index, Index] = (20, 980)
@@ -84,8 +87,9 @@ class Setup(BaseSetup):
         super().__init__(context)
         self.options = cast(Options, context.settings.setup)
         settings, spec, device = context.settings, context.spec, context.device
-        self.real, _ = load_teacher(_folder(self.options), device)
+        self.real, artifact = load_teacher(_folder(self.options), device)
         _check_sizes(self.real, context)
+        self.guidance = _guidance(self.options, context.data, artifact)
         self.real.to(memory_format=torch.channels_last)
         self.fake = Fake(self.real, self.options, context)
         self.ask_real = torch.compile(self.real) if settings.compile else self.real
@@ -137,7 +141,8 @@ class Setup(BaseSetup):
             sigma = self.levels(batch, 0, self.options.levels)                            # (B,)
             noisy = noised(x, sigma, batch.normal(_NOISE))                                # (B, C, S, S)
             with self.fake.cast():
-                real, fake = self.ask_real(noisy, sigma, classes), self.fake.ask(noisy, sigma, classes)
+                real = guided(self.ask_real, noisy, sigma, classes, self.guidance)
+                fake = self.fake.ask(noisy, sigma, classes)
             g = matching_gradient(x, real, fake, sigma, self.options.weighting)
         return 0.5 * F.mse_loss(x, (x - g).detach()), g.abs().mean()
 
@@ -155,8 +160,9 @@ class Setup(BaseSetup):
         self.fake.load_state_dict(state)
 
     def facts(self) -> dict[str, Any]:
-        """The metric of the regression term, and its weight."""
-        return {**(self.metric.facts() if self.metric is not None else {"name": "none"}), "regression": self.options.regression}
+        """The metric of the regression term, its weight, and the guidance of the other, if any."""
+        metric = self.metric.facts() if self.metric is not None else {"name": "none"}
+        return {**metric, "regression": self.options.regression, **({"teacher_guidance": self.guidance} if self.guidance != 1 else {})}
 
 
 class Fake:
@@ -240,6 +246,16 @@ def _folder(options: Options) -> Path:
     if options.teacher is None:
         raise UsageError("setup 'dmd' needs a teacher network", fix=f"--set setup.teacher=FOLDER; {MAKE}")
     return options.teacher
+
+
+def _guidance(options: Options, data: PairSet, teacher: Artifact) -> float:
+    """The DM term's; UsageError where the teacher was never asked without a class."""
+    pairs = float((data.info.get("teacher") or {}).get("guidance", 1.0))
+    guidance = pairs if options.guidance is None else options.guidance
+    if guidance != 1 and not teacher.manifest.info.get("label_dropout"):
+        raise UsageError(f"{teacher.path} was never asked without a class in its training: guidance has no sense for it",
+                         saw=f"guidance {guidance:g}", fix="--set setup.guidance=1, or a teacher trained with label dropout")
+    return guidance
 
 
 def _check_sizes(teacher: Denoiser, context: Context) -> None:
