@@ -1,13 +1,15 @@
-"""How a card shows a model at work: two commands, and pictures whose own notes say which bundle made them."""
+"""How a card shows a model at work: two commands, and pictures whose own notes say what made them."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedit.core.artifact import Artifact
 from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.files import sha256_file
 from edgedit.report.card_chain import Chain
@@ -32,7 +34,7 @@ def run(chain: Chain, places: dict[str, str]) -> list[str]:
 
 
 def sample(name: str, base: Path, chain: Chain) -> dict[str, Any]:
-    """A picture and how it was made, by the note that `edgedit generate` leaves beside it."""
+    """A picture and how it was made, by the note that `edgedit generate` or `edgedit teacher sample` left beside it."""
     file = Path(os.path.normpath(base / name))
     if not file.is_file() or not file.read_bytes().startswith(PNG):
         raise ArtifactError(f"{file} is not a PNG picture", saw=None if file.is_file() else "nothing there", fix="--samples GRID.png")
@@ -43,22 +45,37 @@ def sample(name: str, base: Path, chain: Chain) -> dict[str, Any]:
         return shown | _kept(chain, sha)
     try:
         note = json.loads(beside.read_bytes())
-        request, made_by, same = note["request"], str(note["request"]["bundle"]), note["file"]["sha256"] == sha
-        classes, images = len(request["classes"]), int(request["count"])
+        request, same = note["request"], note["file"]["sha256"] == sha
+        caption = _of_a_teacher(request, chain, file) if "teacher" in request else _of_a_bundle(request, chain, file)
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{beside} is not a note of `edgedit generate`", saw=error,
+        raise ArtifactError(f"{beside} is not a note of `edgedit generate` or `edgedit teacher sample`", saw=error,
                             fix="remove it, or make the picture again") from error
     if not same:
-        raise ArtifactError(f"{file} was altered after it was made", fix="make it again with `edgedit generate`",
-                            saw=f"sha256 {sha[:16]}…, its note says {str(note['file']['sha256'])[:16]}…")
-    by = next((b for b in chain.bundles if b.manifest.digest == made_by), None)
-    if by is None:
-        given = ", ".join(f"{b.path} {b.manifest.digest[:12]}" for b in chain.bundles) or "none"
-        raise UsageError(f"{file} was made by another bundle", saw=f"bundle {made_by[:12]}; given: {given}", fix=FIX)
-    s, start = by.manifest.settings, int(request["start"])
+        raise ArtifactError(f"{file} was altered after it was made", fix="make it again", saw=f"sha256 {sha[:16]}…, its note says "
+                            f"{str(note['file']['sha256'])[:16]}…")
+    return shown | {"caption": caption}
+
+
+def _of_a_bundle(request: dict[str, Any], chain: Chain, file: Path) -> str:
+    s, start, classes = _maker("bundle", request, chain.bundles, file).manifest.settings, int(request["start"]), len(request["classes"])
     of = f"{classes} classes in turn" if classes > 1 else f"class {request['classes'][0]}"
-    return shown | {"caption": f"{images:,} images of {of}, {s.get('precision')}, guidance {s.get('guidance_scale')}, "
-                               f"seed {request['seed']}, from image {start:,} on, none left out."}
+    return (f"{int(request['count']):,} images of {of}, {s.get('precision')}, guidance {s.get('guidance_scale')}, seed {request['seed']}, "
+            f"from image {start:,} on, none left out.")
+
+
+def _of_a_teacher(request: dict[str, Any], chain: Chain, file: Path) -> str:
+    _maker("teacher", request, chain.teachers if chain.of == "student" else [chain.head], file)
+    return (f"{int(request['count']):,} images, class by class, {request['steps']} Heun steps, guidance {request['guidance']:g}, "
+            f"seed {request['seed']}, none left out.")
+
+
+def _maker(kind: str, request: dict[str, Any], folders: Sequence[Artifact], file: Path) -> Artifact:
+    """The folder that made a picture; UsageError when it is none of the card's."""
+    digest = str(request[kind])
+    if found := next((f for f in folders if f.manifest.digest == digest), None):
+        return found
+    given = ", ".join(f"{f.path} {f.manifest.digest[:12]}" for f in folders) or "none"
+    raise UsageError(f"{file} was made by another {kind}", saw=f"{kind} {digest[:12]}; given: {given}", fix=FIX)
 
 
 def _kept(chain: Chain, sha: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgedit import __version__
 from edgedit.core.errors import OutputError, UsageError
 from edgedit.core.files import write_atomic
+from edgedit.core.machine import processor
 from edgedit.core.noise import labels as balanced_labels
 from edgedit.core.noise import noise
 from edgedit.core.pairset import to_uint8
@@ -25,7 +29,7 @@ BATCH = 64
 
 def sample_grid(teacher: str | Path, out: str | Path, *, count: int = 64, seed: int = 0, guidance: float = 1.0, steps: int = 18,
                 device: str = "auto", say: Say = silent) -> dict[str, Any]:
-    """Draw `count` images, class by class, and write them as one PNG.
+    """Draw `count` images, class by class, and write them as one PNG, with a note of how they were made beside it (OUT.json).
 
     Returns:
         label, digest, count, seed, guidance, steps, wall_s.
@@ -54,6 +58,13 @@ def sample_grid(teacher: str | Path, out: str | Path, *, count: int = 64, seed: 
         images = draw(denoiser, some, labels, guidance, steps)
         parts.append(to_uint8(images.cpu().numpy()))
     say(Event("teacher samples", count, count, unit="images"))
-    write_atomic(file, png(grid(np.concatenate(parts), columns=max(1, round(count**0.5)))))
+    picture = png(grid(np.concatenate(parts), columns=max(1, round(count**0.5))))
+    asked = {"teacher": artifact.manifest.digest, "seed": seed, "count": count, "guidance": guidance, "steps": steps,
+             "rule": "classes in turn, then sorted by class"}
+    made = {"device": place.type, "machine": processor(), "wall_s": round(time.monotonic() - start, 3)}
+    note = {"made_by": f"edgedit {__version__}", "request": asked, "made": made,
+            "file": {"bytes": len(picture), "sha256": hashlib.sha256(picture).hexdigest()}}
+    write_atomic(file, picture)
+    write_atomic(file.with_name(file.name + ".json"), json.dumps(note, indent=1).encode() + b"\n")
     return {"out": str(out), "label": info.get("label", ""), "digest": artifact.manifest.digest, "count": count, "seed": seed,
-            "guidance": guidance, "steps": steps, "wall_s": time.monotonic() - start}
+            "guidance": guidance, "steps": steps, "wall_s": made["wall_s"]}

@@ -374,6 +374,20 @@ def test_pictures_of_another_bundle_or_altered_ones_are_refused(made: Made) -> N
         make_card(made.folders, made.home / "README.md", asked)
 
 
+def test_a_teachers_picture_says_how_it_was_sampled(made: Made) -> None:
+    file = put_grid(made.home, made.bundles[1])
+    asked, card = CardSettings(samples=("grid.png",)), made.home / "README.md"
+    note = {"request": {"teacher": made.teacher.manifest.digest, "seed": 4, "count": 80, "guidance": 1.5, "steps": 18},
+            "file": {"sha256": sha256_file(file)}}
+    file.with_name("grid.png.json").write_text(json.dumps(note))
+    for folders in ([made.teacher.path], made.folders):
+        assert "80 images, class by class, 18 Heun steps, guidance 1.5, seed 4" in make_card(folders, card, asked).text
+    note["request"]["teacher"] = "0" * 64
+    file.with_name("grid.png.json").write_text(json.dumps(note))
+    with pytest.raises(UsageError, match="another teacher"):
+        make_card([made.teacher.path], card, asked)
+
+
 def test_a_picture_of_an_evaluation_is_known_by_its_hash(made: Made) -> None:
     judged = put(made.home / "near", "evaluation", {"nearest.png": grid_png(16, 3), "evaluation.json": (
         made.rest[2].path / "evaluation.json").read_bytes()}, parents=[made.student.as_parent("student")], info={"label": "near"})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -154,7 +156,11 @@ def test_a_warm_start_takes_the_weights_of_a_teacher_of_the_same_sizes(taught: P
 
 def test_sampling_writes_a_picture_and_guidance_needs_dropped_labels(taught: Path, tmp_path: Path) -> None:
     facts = sample_grid(taught, tmp_path / "grid.png", count=12, steps=4, guidance=2.0, device="cpu")
-    assert facts["count"] == 12 and (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    picture, note = (tmp_path / "grid.png").read_bytes(), json.loads((tmp_path / "grid.png.json").read_text())
+    assert facts["count"] == 12 and picture.startswith(b"\x89PNG")
+    assert note["file"] == {"bytes": len(picture), "sha256": hashlib.sha256(picture).hexdigest()}
+    assert note["request"] == {"teacher": open_artifact(taught).manifest.digest, "seed": 0, "count": 12, "guidance": 2.0, "steps": 4,
+                               "rule": "classes in turn, then sorted by class"}
     train_teacher(tmp_path / "plain", tiny(steps=1, label_dropout=0.0))
     with pytest.raises(UsageError, match="guidance"):
         sample_grid(tmp_path / "plain", tmp_path / "no.png", count=2, steps=2, guidance=2.0, device="cpu")
