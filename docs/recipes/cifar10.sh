@@ -11,7 +11,7 @@ usage: cifar10.sh [options]
   --smoke                  the same path in minutes on a CPU: it shows that everything runs, not pictures
   --out DIR                folder for everything (runs/cifar10)
   --data DIR               cifar-10-batches-py, its archive, or a folder of images by class (cifar10: downloaded once)
-  --stages LIST            of teacher,quality,pairs,students,evaluation,export,parity,profile,report (all)
+  --stages LIST            of teacher,quality,pairs,students,evaluation,export,parity,profile,report,card (all)
   --dry-run                print the commands and run none
 
   --teacher FOLDER         an existing teacher, trained or converted, instead of training one
@@ -51,7 +51,7 @@ fail() {
 
 # --- options ------------------------------------------------------------------------------------------------------------------
 
-all_stages=teacher,quality,pairs,students,evaluation,export,parity,profile,report
+all_stages=teacher,quality,pairs,students,evaluation,export,parity,profile,report,card
 scale=cpu smoke='' out=runs/cifar10 data=cifar10 stages=$all_stages dry=''
 given_teacher='' guidance=1 loss='' lpips_net=vgg precision=bf16 compile=''
 extractor='' classifier='' lpips='' metrics='' reference='' real='' profiled=fp32
@@ -290,6 +290,17 @@ stage_report() {
         sources+=("$out/parity-$size" "$out/student-$size")
     done
     run report "${sources[@]}" --title "DiT-Nano on CIFAR-10" --out "$out/report.html"
+}
+
+stage_card() { # of each student, with all that was measured of it
+    for size in "${sizes[@]}"; do
+        local sources=("$out/student-$size" "$out/bundle-$size"-{fp32,fp16,int8} "$out/parity-$size" "$out/evaluation-$size" "$out/distance-$size")
+        for form in "${forms[@]}"; do
+            sources+=("$out/record-$size-$form")
+        done
+        run card "${sources[@]}" "$teacher" "$out/evaluation-teacher" "$out/evaluation-real" --samples "$out/samples-$size.png" \
+            --out "$out/card-$size.md"
+    done
 }
 
 [[ -n $dry ]] || mkdir -p "$out"

@@ -197,8 +197,9 @@ def compare(
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/quickstart"),
-    data: Annotated[str, typer.Option(help="digits (comes with scikit-learn, offline), cifar10 (downloaded), or a path: a CIFAR-10 "
-                                           "folder or archive, a folder of images by class.")] = "digits",
+    data: Annotated[str | None, typer.Option(
+        help="digits (comes with scikit-learn), cifar10 (pairs that come with a checkout, else a download), or a path: a CIFAR-10 folder or "
+             "archive, a folder of images by class. By default cifar10 in a checkout, else digits; both offline.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the preset's by default.")] = None,
     json: Json = False,
 ) -> None:
@@ -209,10 +210,10 @@ def quickstart(
     Example: edgedit quickstart --data path/to/cifar-10-batches-py --out runs/cifar
     """
     need_host("torch", "onnx", "onnxruntime", "safetensors", "sklearn")
-    from edgedit.cli.quickstart import run
+    from edgedit.cli.quickstart import run, usual_data
 
     with Console(json) as ui:
-        made = run(out, data=data, steps=steps, ui=ui)
+        made = run(out, data=data or usual_data(), steps=steps, ui=ui)
         trained = [f"trained: {made['samples_shipped']}  (the model that comes with edgedit)"] if "samples_shipped" in made else []
         lines = [*trained, f"here:    {made['samples']}  (the student of this run)", f"report:  {made['report']}"]
         ui.done("\n".join(lines), following=f"edgedit show {made['record']}", data=made)

@@ -15,8 +15,9 @@ from edgedit import __version__
 from edgedit.cli.console import Console, duration
 from edgedit.core.artifact import MANIFEST, read_manifest
 
-SHIPPED = {"digits": "dit-nano-digits", "cifar10": "dit-nano-cifar10"}
-"""Trained models that come with a checkout, in `engines/`: bundles, student, and, where they may be shared, pairs to distil from."""
+SHIPPED = {"cifar10": "dit-nano-cifar10", "digits": "dit-nano-digits"}
+"""Trained models that come with a checkout, in `engines/`, the first to be shown first: bundles, student, and for CIFAR-10 pairs to
+distil from."""
 
 DIGITS = {
     "pairs": ["--count", "24000", "--image", "16"],
@@ -28,9 +29,9 @@ DIGITS = {
 
 CIFAR = {
     "pairs": ["--count", "1024"],
-    "train": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "150", "--set", "optimizer.lr=1e-3",
+    "train": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "150", "--set", "optimizer.lr=2e-3",
               "--set", "optimizer.schedule=cosine"],
-    "short": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "60", "--set", "optimizer.lr=1e-3",
+    "short": ["--preset", "dit-nano-0.42m", "--loss", "l1", "--batch", "64", "--steps", "100", "--set", "optimizer.lr=2e-3",
               "--set", "optimizer.schedule=cosine"],
     "profile": ["--images", "2560"],
 }
@@ -41,6 +42,12 @@ def find_shipped(data: str) -> Path | None:
     """The folder of the trained model that comes with this checkout for `data`; None where there is none (a plain `pip install`)."""
     folder = Path(__file__).resolve().parents[2] / "engines" / SHIPPED.get(data, "")
     return folder if data in SHIPPED and (folder / "bundle-fp32" / MANIFEST).is_file() else None
+
+
+def usual_data() -> str:
+    """What quickstart is about when nothing is said: CIFAR-10 where a trained model came with pairs of it, else digits."""
+    cifar = find_shipped("cifar10")
+    return "cifar10" if cifar is not None and (cifar / "pairs" / MANIFEST).is_file() else "digits"
 
 
 def commands(out: Path, data: str, steps: int | None, shipped: Path | None = None) -> list[tuple[str, list[str]]]:

@@ -24,7 +24,7 @@ from edgedit.core.artifact import open_artifact
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "recipes" / "cifar10.sh"
 PAGE = SCRIPT.with_suffix(".md")
-STAGES = ["teacher", "quality", "pairs", "students", "evaluation", "export", "parity", "profile", "report"]
+STAGES = ["teacher", "quality", "pairs", "students", "evaluation", "export", "parity", "profile", "report", "card"]
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
 pytestmark = needs_bash
 
@@ -75,7 +75,7 @@ def stages_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("edgedit.teach.convert.convert", "edgedit.teach.unet_training.train_teacher", "edgedit.teach.sample.sample_grid",
                   "edgedit.teach.pairs.make_pairs", "edgedit.distill.training.train", "edgedit.cli.evaluate._evaluate",
                   "edgedit.export.bundle.export", "edgedit.cli.ladder.compare_forms", "edgedit.device.generate.generate",
-                  "edgedit.device.profile.profile", "edgedit.report.page.write_report"):
+                  "edgedit.device.profile.profile", "edgedit.report.page.write_report", "edgedit.report.card.write_card"):
         monkeypatch.setattr(place, reached)
     for place in ("edgedit.cli.perceptual.find_lpips", "edgedit.cli.board._choose"):
         monkeypatch.setattr(place, lambda *a, **k: None)
