@@ -198,8 +198,8 @@ def compare(
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/quickstart"),
     data: Annotated[str | None, typer.Option(
-        help="digits (comes with scikit-learn), cifar10 (pairs that come with a checkout, else a download), or a path: a CIFAR-10 folder or "
-             "archive, a folder of images by class. By default cifar10 in a checkout, else digits; both offline.")] = None,
+        help="digits (comes with scikit-learn), cifar10 (pairs that come with a checkout, else a download), or a path: a CIFAR-10 "
+             "folder or archive, a folder of images by class. By default cifar10 in a checkout, else digits; both offline.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the preset's by default.")] = None,
     json: Json = False,
 ) -> None:

@@ -14,7 +14,8 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the noi
 Out = Annotated[Path, typer.Option("--out", help="Folder to write. The same command again resumes, or returns at once.")]
 BundleDir = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder made by `edgedit export`.")]
 Runtime = Annotated[str, typer.Option("--runtime", help="auto (TensorRT where `edgedit build` made an engine for this board, else ONNX "
-                                                        "Runtime), trt, ort, torch (on a host: the student of the bundle).")]
+                                                        "Runtime, and NumPy where that is not installed), trt, ort, numpy (slow, "
+                                                        "needs no package), torch (on a host: the student of the bundle).")]
 Engine = Annotated[Path | None, typer.Option("--engine", metavar="FOLDER", help="TensorRT: an engine outside the cache.")]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph/--no-cuda-graph", help="TensorRT: launch a batch as one CUDA graph, where "
                                                                               "cuda-python is installed.")]

@@ -99,7 +99,7 @@ def generate(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, se
         raise UsageError("the last image's index must be below 2^48", saw=f"start {settings.start}, count {settings.count}")
     classes = np.array([bundle.class_index(name) for name in settings.classes] or range(bundle.spec.classes), np.int32)
     names = tuple(bundle.class_names[k] for k in classes.tolist())
-    runtime = settle(bundle, runtime)
+    runtime = settle(bundle, runtime, say=say)
     request = {"bundle": bundle.digest, "seed": settings.seed, "start": settings.start, "count": settings.count,
                "classes": list(names), "rule": "image i has class classes[i mod n]", "runtime": describe(runtime)}
 

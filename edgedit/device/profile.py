@@ -61,7 +61,7 @@ def profile(bundle_path: str | Path, runtime: Runtime | RuntimeChoice | str, out
     settings = settings or ProfileSettings()
     bundle, target, tree = Bundle.open(bundle_path), Path(out), Path(root)
     batch = bundle.choose_batch(settings.batch)
-    runtime = settle(bundle, runtime)
+    runtime = settle(bundle, runtime, say=say)
     asked = {"profile": settings.model_dump(), "runtime": describe(runtime)}
     found = _existing(target, bundle, asked, replace)
     if found is not None and found.complete and not again:

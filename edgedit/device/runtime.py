@@ -1,4 +1,4 @@
-"""What every runtime offers, and how one is chosen. ONNX Runtime and TensorRT are built in; others register under a name."""
+"""What every runtime offers, and how one is chosen. ONNX Runtime, TensorRT and NumPy are built in; others register under a name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgedit.core.errors import ArtifactError, MissingError, UsageError, did_you_mean
+from edgedit.core.say import Event, Say, silent
 from edgedit.core.settings import Settings
 from edgedit.device.bundle import Bundle
 
@@ -40,7 +41,7 @@ class Runtime(Protocol):
     One that runs on a GPU may tell its facts as `gpu` (`edgedit.device.cuda.facts.GpuFacts`).
 
     Attributes:
-        name: "ort", "trt", "torch".
+        name: "ort", "trt", "numpy", "torch".
         provider: what really runs the graph ("CPUExecutionProvider"), read back from the runtime after `load`.
         version: of the runtime library.
         batch: the only batch that the loaded graph takes; None for any.
@@ -74,8 +75,8 @@ class RuntimeChoice(Settings):
     """Which runtime to use, as the command line asks for it."""
 
     name: str = "auto"
-    """"auto", "ort", "trt", or another registered name. "auto" is TensorRT where an engine was built for this bundle on this board,
-    and else ONNX Runtime."""
+    """"auto", "ort", "trt", "numpy", or another registered name. "auto" is TensorRT where an engine was built for this bundle on this
+    board, else ONNX Runtime, and NumPy where that is not installed and none of its options is given."""
     provider: str | None = None
     """ONNX Runtime: "cpu" (default), "cuda", "tensorrt", or the full name of an execution provider."""
     threads: int | None = None
@@ -113,7 +114,19 @@ def _trt(choice: RuntimeChoice) -> Runtime:
     return TrtRuntime(choice.engine, cuda_graph=choice.cuda_graph, device_noise=choice.device_noise)
 
 
-_FACTORIES: dict[str, Factory] = {"ort": _ort, "trt": _trt}
+def _numpy(choice: RuntimeChoice) -> Runtime:
+    from edgedit.device.numpy_graph.runtime import NumpyRuntime
+
+    if _has_ort_options(choice):
+        raise UsageError("provider, threads and fallback are ONNX Runtime's; NumPy has none of them",
+                         fix="leave --provider, --threads and --fallback out, or pip install 'edgedit[cpu]' and --runtime ort")
+    if choice.engine is not None:
+        raise UsageError("an engine is TensorRT's; NumPy runs the bundle's own graph", saw=choice.engine,
+                         fix="leave --engine out, or --runtime trt")
+    return NumpyRuntime()
+
+
+_FACTORIES: dict[str, Factory] = {"ort": _ort, "trt": _trt, "numpy": _numpy}
 
 
 def register(name: str, factory: Factory) -> None:
@@ -157,11 +170,19 @@ def opened(bundle: Bundle, runtime: Runtime | RuntimeChoice | str) -> Iterator[R
         ready.close()
 
 
-def settle(bundle: Bundle, runtime: Runtime | RuntimeChoice | str) -> Runtime | RuntimeChoice:
-    """The same with "auto" made definite, so that what is described is what runs; anything else as it is."""
-    if isinstance(runtime, (RuntimeChoice, str)):
-        return _settle(bundle, runtime if isinstance(runtime, RuntimeChoice) else RuntimeChoice(name=runtime))
-    return runtime
+def settle(bundle: Bundle, runtime: Runtime | RuntimeChoice | str, *, say: Say = silent) -> Runtime | RuntimeChoice:
+    """The same with "auto" made definite, so that what is described is what runs; anything else as it is.
+
+    Where "auto" comes down to NumPy, `say` hears a warning.
+    """
+    if not isinstance(runtime, (RuntimeChoice, str)):
+        return runtime
+    asked = runtime if isinstance(runtime, RuntimeChoice) else RuntimeChoice(name=runtime)
+    settled = _settle(bundle, asked)
+    if asked.name == "auto" and settled.name == "numpy":
+        say(Event("ONNX Runtime is not installed, so NumPy runs the graph: right, but slow. For speed: pip install 'edgedit[cpu]', "
+                  "on an NVIDIA GPU 'edgedit[gpu]'", level="warning"))
+    return settled
 
 
 def describe(runtime: Runtime | RuntimeChoice | str) -> dict[str, Any]:
@@ -228,7 +249,19 @@ def _open(bundle: Bundle, choice: RuntimeChoice) -> Runtime:
 def _settle(bundle: Bundle, choice: RuntimeChoice) -> RuntimeChoice:
     if choice.name != "auto":
         return choice
-    return choice.model_copy(update={"name": "trt" if _engine_here(bundle, choice) else "ort"})
+    name = "trt" if _engine_here(bundle, choice) else "ort" if _has_ort_options(choice) or _has_ort() else "numpy"
+    return choice.model_copy(update={"name": name})
+
+
+def _has_ort() -> bool:
+    try:
+        return importlib.util.find_spec("onnxruntime") is not None
+    except (ImportError, ValueError):  # hidden by a finder, or half removed
+        return False
+
+
+def _has_ort_options(choice: RuntimeChoice) -> bool:
+    return choice.provider is not None or choice.threads is not None or choice.fallback or bool(choice.provider_options)
 
 
 def _engine_here(bundle: Bundle, choice: RuntimeChoice) -> bool:

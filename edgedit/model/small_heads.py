@@ -97,23 +97,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="small-heads")
 
 
-@torch.library.custom_op("edgedit::small_heads", mutates_args=())
-def _forward(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    out, lse = torch.empty(b, t, w), torch.empty(b * heads, t)
-    if out.numel():
-        kernel = library(w // heads)
-        assert kernel is not None, "serves() was not asked"
-        _shared(kernel.forward, [qkv.contiguous(), out, lse], heads, t, b * heads)
-    return out, lse
-
-
-@_forward.register_fake
-def _(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    return qkv.new_empty(b, t, w), qkv.new_empty(b * heads, t)
-
-
 @torch.library.custom_op("edgedit::small_heads_backward", mutates_args=())
 def _backward(qkv: Tensor, out: Tensor, lse: Tensor, grad: Tensor, heads: int) -> Tensor:
     grad_qkv = torch.empty(qkv.shape)
@@ -141,7 +124,27 @@ def _gradient(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor)
     return _backward(qkv, out, lse, grad, ctx.heads), None  # type: ignore[attr-defined]
 
 
-_forward.register_autograd(_gradient, setup_context=_keep)
+def _with_gradient(op: torch.library.CustomOpDef) -> torch.library.CustomOpDef:
+    op.register_autograd(_gradient, setup_context=_keep)
+    return op
+
+
+@_with_gradient
+@torch.library.custom_op("edgedit::small_heads", mutates_args=())
+def _forward(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    out, lse = torch.empty(b, t, w), torch.empty(b * heads, t)
+    if out.numel():
+        kernel = library(w // heads)
+        assert kernel is not None, "serves() was not asked"
+        _shared(kernel.forward, [qkv.contiguous(), out, lse], heads, t, b * heads)
+    return out, lse
+
+
+@_forward.register_fake
+def _(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    return qkv.new_empty(b, t, w), qkv.new_empty(b * heads, t)
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:

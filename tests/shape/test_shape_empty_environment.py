@@ -97,4 +97,6 @@ def test_a_missing_runtime_names_the_extra(clean: Path, bundle: Path, tmp_path: 
         "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] == 'onnxruntime': raise ModuleNotFoundError(name=name)\nsys.meta_path.insert(0, Hide())\n")
     got = run(clean / "edgedit", "generate", bundle, "--out", tmp_path / "x.png", PYTHONPATH=str(tmp_path))
+    assert got.returncode == 0 and "edgedit[cpu]" in got.stderr, got.stderr  # NumPy ran it
+    got = run(clean / "edgedit", "generate", bundle, "--runtime", "ort", "--out", tmp_path / "y.png", PYTHONPATH=str(tmp_path))
     assert got.returncode == 4 and "edgedit[cpu]" in got.stderr

@@ -42,7 +42,7 @@ def _python(facts: PythonFacts, release: Release | None) -> Finding:
 def _runtimes(facts: PythonFacts, jetson: bool) -> Iterator[Finding]:
     names = [name for name in ("tensorrt", "onnxruntime", "torch") if name in facts.modules]
     if not names:
-        yield Finding("error", "no-runtime", "no runtime is installed: nothing can run a bundle",
+        yield Finding("error" if jetson else "warning", "no-runtime", "no runtime is installed: NumPy runs bundles, slowly",
                       "no tensorrt, onnxruntime or torch",
                       "pip install 'edgedit[jetson]' (TensorRT comes with JetPack)" if jetson else "pip install 'edgedit[cpu]'")
         return
