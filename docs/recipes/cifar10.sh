@@ -18,7 +18,8 @@ usage: cifar10.sh [options]
   --teacher-preset NAME    unet-tiny, unet-small, unet-base, unet-large      (cpu: unet-small; gpu: unet-large)
   --teacher-set KEY=VALUE  any of its settings; repeatable                   (gpu: unet.patch=2)
   --minutes-teacher M      training time of the teacher                      (cpu: 480; gpu: 12)
-  --guidance G             of the teacher while it makes pairs               (1: none; more doubles the work)
+  --guidance G             of the pairs; other than 1 it doubles the work     (cpu: 2; gpu: 1)
+  --sampler-steps N        Heun steps of a pair                               (cpu: 10; gpu: 18)
   --pairs N                teacher pairs to learn from                       (cpu: 20000; gpu: 200000)
   --held-out N             teacher pairs to be judged by                     (cpu: 2000; gpu: 10000)
   --students LIST          of 0.42m,2.2m,5m                                  (cpu: 0.42m; gpu: all)
@@ -53,7 +54,7 @@ fail() {
 
 all_stages=teacher,quality,pairs,students,evaluation,export,parity,profile,report,card
 scale=cpu smoke='' out=runs/cifar10 data=cifar10 stages=$all_stages dry=''
-given_teacher='' guidance=1 loss='' lpips_net=vgg precision=bf16 compile=''
+given_teacher='' guidance='' sampler_steps='' rate='' loss='' lpips_net=vgg precision=bf16 compile=''
 extractor='' classifier='' lpips='' metrics='' reference='' real='' profiled=fp32
 preset='' minutes_teacher='' pairs='' held_out='' students='' minutes_student='' batch='' reference_count='' profile_images=''
 teacher_sets=() student_sets=()
@@ -75,6 +76,7 @@ while (($#)); do
         --teacher-set) teacher_sets+=(--set "$2") ;;
         --minutes-teacher) minutes_teacher=$2 ;;
         --guidance) guidance=$2 ;;
+        --sampler-steps) sampler_steps=$2 ;;
         --pairs) pairs=$2 ;;
         --held-out) held_out=$2 ;;
         --students) students=$2 ;;
@@ -120,7 +122,8 @@ case $scale in
     cpu)
         usual preset unet-small
         usual minutes_teacher 480 && usual pairs 20000 && usual held_out 2000 && usual students 0.42m && usual minutes_student 120
-        usual batch 64 && usual reference_count 5000
+        usual batch 64 && usual reference_count 5000 && usual guidance 2 && usual sampler_steps 10 && usual rate 2e-3
+        [[ -n $smoke ]] || pairs_more=(--set compile="$compile" --set batch=128)
         ;;
     gpu)
         if [[ -z $preset ]]; then
@@ -128,7 +131,7 @@ case $scale in
             [[ ${teacher_sets[*]-} == *unet.patch=* ]] || teacher_sets=(--set unet.patch=2 "${teacher_sets[@]}")
         fi
         usual minutes_teacher 12 && usual pairs 200000 && usual held_out 10000 && usual students 0.42m,2.2m,5m && usual minutes_student 3
-        usual batch 512 && usual reference_count 50000
+        usual batch 512 && usual reference_count 50000 && usual guidance 1 && usual sampler_steps 18 && usual rate 1e-3
         [[ -n $smoke ]] || pairs_more=(--set batch=2048 --set compile="$compile")
         ;;
     *) fail "--scale is cpu or gpu, not '$scale'" ;;
@@ -213,7 +216,7 @@ judge() { # SOURCE FOLDER METRICS [options]
 
 make_pairs() { # FOLDER COUNT SEED
     run pairs --teacher "$teacher" --count "$2" --seed "$3" --guidance "$guidance" --precision "$precision" \
-        "${pairs_more[@]}" --out "$1"
+        --set steps="$sampler_steps" "${pairs_more[@]}" --out "$1"
 }
 
 stage_teacher() {
@@ -234,15 +237,16 @@ stage_pairs() {
 }
 
 stage_students() {
-    local loss_sets=()
+    local loss_sets=() flips=()
+    [[ -n $given_teacher ]] || flips=(--set flips=true) # this teacher learned from mirrored images too: a mirrored pair is a pair
     if [[ $loss == *lpips* ]]; then
         loss_sets=(--set loss.lpips.net="$lpips_net" --set loss.lpips.resolution=64 "${lpips_file[@]}")
     fi
     for size in "${sizes[@]}"; do
         run train --preset "dit-nano-$size" --pairs "$out/pairs" --minutes "$minutes_student" --batch "$batch" --loss "$loss" \
-            "${loss_sets[@]}" --set precision="$precision" --set compile="$compile" --set optimizer.lr=1e-3 \
-            --set optimizer.schedule=cosine --set optimizer.warmup_steps=200 --set ema_decay=0.999 "${student_more[@]}" \
-            "${student_sets[@]}" --out "$out/student-$size"
+            "${loss_sets[@]}" --set precision="$precision" --set compile="$compile" --set optimizer.lr="$rate" \
+            --set optimizer.schedule=cosine --set optimizer.warmup_steps=200 --set ema_decay=0.999 "${flips[@]}" \
+            "${student_more[@]}" "${student_sets[@]}" --out "$out/student-$size"
     done
 }
 
