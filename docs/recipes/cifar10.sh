@@ -18,7 +18,7 @@ usage: cifar10.sh [options]
   --teacher-preset NAME    unet-tiny, unet-small, unet-base, unet-large      (cpu: unet-small; gpu: unet-large)
   --teacher-set KEY=VALUE  any of its settings; repeatable                   (gpu: unet.patch=2)
   --minutes-teacher M      training time of the teacher                      (cpu: 480; gpu: 12)
-  --guidance G             of the pairs; other than 1 it doubles the work     (cpu: 2; gpu: 1)
+  --guidance G             of the pairs; other than 1 it doubles the work     (cpu: 2, of a given teacher 1; gpu: 1)
   --sampler-steps N        Heun steps of a pair                               (cpu: 10; gpu: 18)
   --pairs N                teacher pairs to learn from                       (cpu: 20000; gpu: 200000)
   --held-out N             teacher pairs to be judged by                     (cpu: 2000; gpu: 10000)
@@ -122,7 +122,7 @@ case $scale in
     cpu)
         usual preset unet-small
         usual minutes_teacher 480 && usual pairs 20000 && usual held_out 2000 && usual students 0.42m && usual minutes_student 120
-        usual batch 64 && usual reference_count 5000 && usual guidance 2 && usual sampler_steps 10 && usual rate 2e-3
+        usual batch 64 && usual reference_count 5000 && usual guidance "$([[ -n $given_teacher ]] && echo 1 || echo 2)" && usual sampler_steps 10 && usual rate 2e-3
         [[ -n $smoke ]] || pairs_more=(--set compile="$compile" --set batch=128)
         ;;
     gpu)
@@ -178,6 +178,7 @@ run() { # an edgedit command; the first that fails ends the script
     [[ -z $dry ]] || return 0
     "${tool[@]}" "$@" >&2 &
     child=$!
+    [[ -z $stopped ]] || kill -TERM "$child" 2> /dev/null || true # it came just before
     local status=0 again
     wait "$child" || status=$?
     while [[ -n $signalled ]]; do # a signal ended the wait, not the command: it saves, however short that is
@@ -226,7 +227,8 @@ stage_teacher() {
 }
 
 stage_quality() { # of the teacher, and of real images by the same ruler
-    run teacher sample "$teacher" --count "$([[ -n $smoke ]] && echo 10 || echo 100)" --guidance "$guidance" --out "$out/teacher.png"
+    run teacher sample "$teacher" --count "$([[ -n $smoke ]] && echo 10 || echo 100)" --guidance "$guidance" --steps "$sampler_steps" \
+        --out "$out/teacher.png"
     make_pairs "$out/held-out" "$held_out" 1
     judge "$out/held-out" "$out/evaluation-teacher" "$metrics"
     judge "$real" "$out/evaluation-real" "$metrics" --count "$held_out"
@@ -238,7 +240,8 @@ stage_pairs() {
 
 stage_students() {
     local loss_sets=() flips=()
-    [[ -n $given_teacher ]] || flips=(--set flips=true) # this teacher learned from mirrored images too: a mirrored pair is a pair
+    # A teacher that learned from mirrored images too turns mirrored noise into the mirrored image.
+    [[ -n $given_teacher || ${teacher_sets[*]-} == *flips=false* ]] || flips=(--set flips=true)
     if [[ $loss == *lpips* ]]; then
         loss_sets=(--set loss.lpips.net="$lpips_net" --set loss.lpips.resolution=64 "${lpips_file[@]}")
     fi

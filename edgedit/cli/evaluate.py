@@ -33,7 +33,7 @@ def evaluate(
                                                                 "once.")] = None,
     tap: Annotated[str | None, typer.Option(help="Layer of the extractor: 2048 (FID), 768, 192, 64.")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Weights of a CIFAR ResNet, for accuracy.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance of a student (default 1.5, none after setup guided); a "
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance of a student (default 1.5, none where it is in the weights); a "
                                                                "bundle has its own.")] = None,
     weights: Annotated[str, typer.Option(help="Of a student: ema, the average that is exported, or raw, as the last step left "
                                               "them.")] = "ema",

@@ -105,7 +105,7 @@ def export(
     batch: Annotated[int | None, typer.Option(min=1, help="Images a run (default 128).")] = None,
     dynamic: Annotated[bool | None, typer.Option("--dynamic/--fixed", help="Take any batch, or --batch only (default).")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance inside the graph (1.5 as in the paper, by "
-                                                               "default; none for a student of setup guided); 1.0 is none and costs "
+                                                               "default; none where it is in the weights); 1.0 is none and costs "
                                                                "half.")] = None,
     sets: Sets = None,
     config: Config = None,
@@ -213,7 +213,7 @@ def quickstart(
     from edgedit.cli.quickstart import run, usual_data
 
     with Console(json) as ui:
-        made = run(out, data=data or usual_data(), steps=steps, ui=ui)
+        made = run(out, data=data or usual_data(out), steps=steps, ui=ui)
         trained = [f"trained: {made['samples_shipped']}  (the model that comes with edgedit)"] if "samples_shipped" in made else []
         lines = [*trained, f"here:    {made['samples']}  (the student of this run)", f"report:  {made['report']}"]
         ui.done("\n".join(lines), following=f"edgedit show {made['record']}", data=made)

@@ -19,6 +19,9 @@ SHIPPED = {"cifar10": "dit-nano-cifar10", "digits": "dit-nano-digits"}
 """Trained models that come with a checkout, in `engines/`, the first to be shown first: bundles, student, and for CIFAR-10 pairs to
 distil from."""
 
+LOG = "quickstart.jsonl"
+"""In the folder: a line a run."""
+
 DIGITS = {
     "pairs": ["--count", "24000", "--image", "16"],
     "train": ["--preset", "digits"],
@@ -44,8 +47,15 @@ def find_shipped(data: str) -> Path | None:
     return folder if data in SHIPPED and (folder / "bundle-fp32" / MANIFEST).is_file() else None
 
 
-def usual_data() -> str:
-    """What quickstart is about when nothing is said: CIFAR-10 where a trained model came with pairs of it, else digits."""
+def usual_data(out: Path) -> str:
+    """What quickstart is about when nothing is said: what it was about in this folder before; else CIFAR-10 where a trained model came
+    with pairs of it, or digits."""
+    try:
+        return str(json.loads((out / LOG).read_text().splitlines()[-1])["data"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # nothing was finished here
+    if (out / "pairs" / MANIFEST).is_file():
+        return "digits"  # begun with pairs of its own
     cifar = find_shipped("cifar10")
     return "cifar10" if cifar is not None and (cifar / "pairs" / MANIFEST).is_file() else "digits"
 
@@ -117,7 +127,7 @@ def run(out: Path, *, data: str, steps: int | None, ui: Console) -> dict[str, An
     ui.note("\n" + "\n".join(f"{stage:<18} {duration(s):>12}" for stage, s in seconds.items())
             + f"\n{'together':<18} {duration(sum(seconds.values())):>12}")
     note = {"utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgedit": __version__, "data": data, "seconds": seconds}
-    with (out / "quickstart.jsonl").open("a") as log:
+    with (out / LOG).open("a") as log:
         log.write(json.dumps(note) + "\n")
     names = {"student": "student", "bundle": "bundle-fp32", "parity": "parity", "record": "record",
              "samples": "samples.png", "report": "report.html"}

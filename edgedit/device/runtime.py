@@ -255,7 +255,8 @@ def _settle(bundle: Bundle, choice: RuntimeChoice) -> RuntimeChoice:
 
 def _has_ort() -> bool:
     try:
-        return importlib.util.find_spec("onnxruntime") is not None
+        spec = importlib.util.find_spec("onnxruntime")
+        return spec is not None and spec.origin is not None  # without: a folder that an uninstallation left
     except (ImportError, ValueError):  # hidden by a finder, or half removed
         return False
 

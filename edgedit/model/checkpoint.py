@@ -26,9 +26,11 @@ USUAL_GUIDANCE = 1.5
 
 def usual_guidance(facts: dict[str, Any]) -> float:
     """The guidance to run a student with, given the facts of its training ("loss", "data"): 1.5, or 1.0 where its weights have it in
-    them, by setup `guided` or because the teacher made the pairs with guidance."""
-    loss, teacher = facts.get("loss") or {}, (facts.get("data") or {}).get("teacher") or {}
-    return 1.0 if "distilled_guidance" in loss or teacher.get("guidance", 1.0) != 1.0 else USUAL_GUIDANCE
+    them: by setup `guided`, by a teacher that was guided in setup `dmd`, or by pairs that were made with guidance."""
+    loss, teacher = facts.get("loss") or {}, (facts.get("data") or {}).get("teacher")
+    guided_pairs = isinstance(teacher, dict) and teacher.get("guidance", 1.0) != 1.0
+    inside = guided_pairs or "distilled_guidance" in loss or "teacher_guidance" in loss
+    return 1.0 if inside else USUAL_GUIDANCE
 
 
 def save_weights(file: str | Path, spec: DiTSpec, weights: dict[str, Tensor], info: dict[str, Any] | None = None) -> None:

@@ -24,10 +24,10 @@ static inline V higher(V a, V b) /* b where they cannot be compared */
     return (V)((more & (I)a) | (~more & (I)b));
 }
 
-static inline V power(V x) /* e^x for x <= 0, to about 1e-7 of it; e^-87 for less */
+static inline V power(V x) /* e^x for x <= 0, to about 1e-7 of it; e^-87 for less; what is not a number stays so */
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: added, it leaves the nearest integer in the lowest bits */
-    x = higher((V){0} - 87.0f, x); /* what is not a number stays so */
+    x = higher((V){0} - 87.0f, x);
     V shifted = x * 1.44269504f + magic, n = shifted - magic;
     V r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
     V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -36,7 +36,8 @@ static inline V power(V x) /* e^x for x <= 0, to about 1e-7 of it; e^-87 for les
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    return (V)((I)p + ((I)shifted << 23)); /* times 2^n */
+    I is_nan = x != x;
+    return (V)((is_nan & (I)x) | (~is_nan & ((I)p + ((I)shifted << 23)))); /* times 2^n */
 }
 
 static inline float sum(V x)

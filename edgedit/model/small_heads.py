@@ -16,13 +16,16 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from edgedit.core.cache import cache_folder
+from edgedit.core.errors import OutputError
+from edgedit.core.files import write_atomic
 
 LARGEST = 32
 """Values of a head up to which the kernel is the faster one (benchmarks/small_heads.py)."""
@@ -31,41 +34,64 @@ _TUNED: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])  # wha
 
 
 def serves(qkv: Tensor, heads: int) -> bool:
-    """Is the kernel for these (B, T, 3w), and does it compile here? EDGEDIT_SMALL_HEADS=0 says no."""
+    """Is the kernel for these (B, T, 3w), and does it compile here? EDGEDIT_SMALL_HEADS=0 says no, and so do transforms that torch's
+    own operators know and this one does not: forward-mode derivatives, torch.func, torch.export."""
     head = qkv.shape[-1] // (3 * heads)
     return qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.bfloat16) and head <= LARGEST and _here(head)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _here(head: int) -> bool:
-    return os.environ.get("EDGEDIT_SMALL_HEADS") != "0" and library(head) is not None
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    exported = getattr(torch.compiler, "is_exporting", lambda: False)()
+    return not (transformed or exported or os.environ.get("EDGEDIT_SMALL_HEADS") == "0") and library(head) is not None
 
 
 @functools.cache
 def library(head: int) -> ctypes.CDLL | None:
-    """The kernel for heads of `head` values, compiled once for this machine's CPU and kept in the cache; None where that fails."""
+    """The kernel for heads of `head` values, compiled once for this machine's CPU, kept in the cache, tried on a small case; None
+    where any of that fails."""
     compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
-    if compiler is None:
-        return None
-    for tuned in _TUNED:
-        command = [*compiler.split(), "-O3", *tuned, "-shared", "-fPIC", f"-DHEAD={head}"]
+    for tuned in _TUNED if compiler else ():
+        command = [*str(compiler).split(), "-O3", *tuned, "-fno-fast-math", "-shared", "-fPIC", f"-DHEAD={head}"]
         try:
-            return ctypes.CDLL(str(_built(command)))
-        except (OSError, subprocess.SubprocessError):
+            kernel = _loaded(command)
+        except (OSError, RuntimeError, subprocess.SubprocessError, OutputError):  # RuntimeError: no home folder for the cache
             continue
+        return kernel if _right(kernel, head) else None
     return None
 
 
+def _loaded(command: list[str]) -> ctypes.CDLL:
+    """The library, built if need be; one that the loader refuses is built again."""
+    file = _built(command)
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError:
+        file.unlink()
+        return ctypes.CDLL(str(_built(command)))
+
+
+def _right(kernel: ctypes.CDLL, head: int) -> bool:
+    """Does it agree with the formula on one small case? Compilers have options that break exact tricks with rounding."""
+    qkv = torch.linspace(-2, 2, 5 * 3 * head, dtype=torch.float32).sin().view(1, 5, 3 * head)
+    out, lse = torch.empty(1, 5, head, dtype=torch.float32), torch.empty(1, 5, dtype=torch.float32)
+    _shared(kernel.forward, [qkv, out, lse], 1, 5, 1)
+    q, k, v = qkv.double().chunk(3, dim=-1)
+    return torch.allclose(out.double(), ((q @ k.mT) / head**0.5).softmax(-1) @ v, atol=1e-5)
+
+
 def _built(command: list[str]) -> Path:
-    """The library's file. Raises OSError or SubprocessError: no compiler, an option it lacks, a folder that takes no file."""
+    """The library's file; two processes may make it at once. Raises OSError, OutputError or SubprocessError: no compiler, an option it
+    lacks, a folder that takes no file."""
     made_of = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), " ".join(command).encode(), _cpu().encode()])).hexdigest()
     file = cache_folder() / "kernels" / f"small-heads-{made_of[:20]}.so"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # two processes may do this at once: the file appears whole
+        with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "kernel.so"
             subprocess.run([*command, "-o", str(made), str(_SOURCE), "-lm"], check=True, capture_output=True, timeout=120)
-            os.replace(made, file)
+            write_atomic(file, made.read_bytes())
     return file
 
 
@@ -78,17 +104,27 @@ def _cpu() -> str:
     return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
-def _shared(call: Callable[..., int], pointers: list[Tensor], heads: int, tokens: int, units: int) -> None:
-    """`call` on parts of the units, one a thread of torch's number. Each unit is one image's head: no result depends on the parts."""
+def _shared(call: Callable[..., int], tensors: list[Tensor], heads: int, tokens: int, units: int) -> None:
+    """`call` on parts of the units, one a thread of torch's number. Each unit is one image's head: no result depends on the parts.
+
+    Whatever happens here, nothing is left writing into the tensors on return.
+    """
+    if any(t.dtype is not torch.float32 or t.device.type != "cpu" or not t.is_contiguous() for t in tensors):
+        raise TypeError("the attention kernel takes contiguous float32 on a CPU")
     count = min(torch.get_num_threads(), units)
     bounds = [units * part // count for part in range(count + 1)]
-    addresses = [ctypes.c_void_p(t.data_ptr()) for t in pointers]
+    addresses = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
 
     def part(n: int) -> int:
         return call(*addresses, *map(ctypes.c_long, (heads, tokens, bounds[n], bounds[n + 1])))
 
-    others = [_pool(count).submit(part, n) for n in range(1, count)]
-    if part(0) + sum(o.result() for o in others):
+    others: list[Future[int]] = []
+    try:
+        others += [_pool(count).submit(part, n) for n in range(1, count)]
+        failed = part(0)
+    finally:
+        wait(others)
+    if failed + sum(o.result() for o in others):
         raise MemoryError("the attention kernel found no memory for its rows")
 
 
@@ -97,9 +133,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="small-heads")
 
 
-@torch.library.custom_op("edgedit::small_heads_backward", mutates_args=())
+# Schemas are written out: torch 2.4 reads none from annotations that are strings.
+@torch.library.custom_op("edgedit::small_heads_backward", mutates_args=(), device_types="cpu",
+                         schema="(Tensor qkv, Tensor out, Tensor lse, Tensor grad, int heads) -> Tensor")
 def _backward(qkv: Tensor, out: Tensor, lse: Tensor, grad: Tensor, heads: int) -> Tensor:
-    grad_qkv = torch.empty(qkv.shape)
+    grad_qkv = torch.empty(qkv.shape, dtype=torch.float32)
     if grad_qkv.numel():
         kernel = library(out.shape[2] // heads)
         assert kernel is not None, "serves() was not asked"
@@ -130,10 +168,10 @@ def _with_gradient(op: torch.library.CustomOpDef) -> torch.library.CustomOpDef:
 
 
 @_with_gradient
-@torch.library.custom_op("edgedit::small_heads", mutates_args=())
+@torch.library.custom_op("edgedit::small_heads", mutates_args=(), device_types="cpu", schema="(Tensor qkv, int heads) -> (Tensor, Tensor)")
 def _forward(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     b, t, w = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    out, lse = torch.empty(b, t, w), torch.empty(b * heads, t)
+    out, lse = torch.empty(b, t, w, dtype=torch.float32), torch.empty(b * heads, t, dtype=torch.float32)
     if out.numel():
         kernel = library(w // heads)
         assert kernel is not None, "serves() was not asked"

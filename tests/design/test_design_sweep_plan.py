@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,10 @@ def test_guidance_is_the_exports(pairs: Path) -> None:
             {"design": [2, 16, 2], "train": {"setup": "guided"}}]
     assert [r.guidance for r in make_plan(read_table({"row": rows}, "x"), pairs, SweepSettings()).rows] == [1.5, 1.0, 1.0]
     assert {r.guidance for r in plan("table2", pairs, "export.guidance_scale=none").rows} == {1.5}
+    made, body = shutil.copytree(pairs, pairs.parent / "guided"), json.loads((pairs / "manifest.json").read_text())
+    body["info"]["teacher"]["guidance"] = 2.0  # students of guided pairs run in one pass
+    (made / "manifest.json").write_text(json.dumps(body))
+    assert {r.guidance for r in plan("table2", made).rows} == {1.0}
 
 
 def test_a_limit_of_pairs_is_a_job_before_all_trainings(pairs: Path, tmp_path: Path) -> None:

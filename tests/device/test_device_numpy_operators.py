@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy_kit import by_numpy, by_ort, model_of
 from onnx import TensorProto as T
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgedit.core.errors import ArtifactError
 from edgedit.device.numpy_graph import functions
@@ -195,6 +195,7 @@ REFUSED = {
     "unknown-microsoft": ([NODE("BiasGelu", ["x", "x"], ["y"], domain=M)], A, 20, "com.microsoft.BiasGelu"),
     "attribute": ([NODE("Softmax", ["x"], ["y"], temperature=2)], A, 20, "Softmax with temperature = 2"),
     "value": ([NODE("Gelu", ["x"], ["y"], approximate="sigmoid")], A, 20, "approximate = 'sigmoid'"),
+    "tensor": ([NODE("LayerNormalization", ["x", "x"], ["y"], stash_type=numpy_helper.from_array(np.zeros(2)))], A, 20, "with stash_type"),
     "causal": ([NODE("Attention", ["x", "x", "x"], ["y"], is_causal=1)], A, 23, "is_causal = 1"),
     "mask": ([NODE("Attention", ["x", "x", "x", "x"], ["y"])], A, 23, "with the inputs x, x, x, x"),
     "left-out": ([NODE("MatMul", ["x", ""], ["y"])], A, 20, "with the inputs x, -"),

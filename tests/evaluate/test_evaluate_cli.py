@@ -124,8 +124,8 @@ def test_the_verdict_of_the_self_test(value, ok, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("taught", "scale"), [
     ({"loss": {"name": "l1"}}, 1.5), ({"loss": {"name": "l1", "distilled_guidance": 1.5}}, 1.0),
     ({"data": {"teacher": {"teacher": "unet", "guidance": 1.0}}}, 1.5), ({"data": {"teacher": {"teacher": "unet", "guidance": 2.0}}}, 1.0),
-    ({"data": {"label": "imported", "teacher": None}}, 1.5),
-], ids=["plain", "setup guided", "pairs without", "guided pairs", "pairs of others"])
+    ({"data": {"label": "imported", "teacher": None}}, 1.5), ({"loss": {"name": "l1", "regression": 0.25, "teacher_guidance": 3.0}}, 1.0),
+], ids=["plain", "setup guided", "pairs without", "guided pairs", "pairs of others", "guided dmd"])
 def test_a_student_is_guided_as_it_was_taught(student, judge, tmp_path, taught, scale):
     from edgedit.core.artifact import open_artifact, seal
 

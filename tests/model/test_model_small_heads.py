@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgedit.core.spec import DiTSpec
 from edgedit.model import small_heads
@@ -81,6 +83,38 @@ def test_what_is_not_a_number_is_not_hidden() -> None:
     qkv[1, 4, 3] = math.nan
     out = small_heads.attention(qkv, 2)
     assert bool(out[0].isfinite().all()) and bool(out[1].isnan().any())
+    for bits in (0x7FC00001, 0x7FC001FF, -1):
+        odd = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+        row = torch.randn(1, 3, 24)
+        row[0, 1, 0] = odd[0]
+        assert bool(small_heads.attention(row, 1)[0, 1].isnan().all())
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_is_not_its_business(dtype: torch.dtype) -> None:
+    qkv = torch.randn(2, 16, 48)
+    before = both(qkv, 2)[0]
+    torch.set_default_dtype(dtype)
+    try:
+        after = small_heads.attention(qkv, 2)
+        small_heads.library.cache_clear()
+        assert small_heads.library(8) is not None
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert after.equal(before[0])
+
+
+@needs_kernel
+def test_what_it_does_not_know_is_torchs() -> None:
+    model, exactly, labels = grown().eval(), grown().eval().double(), torch.tensor([1, 2])
+    images, tangent = torch.randn(2, 2, 3, 16, 16)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused one has no forward-mode derivative either, and says so
+        slope = torch.func.jvp(lambda x: exactly(x, labels), (images.double(),), (tangent.double(),))[1]
+        found = torch.func.jvp(lambda x: model(x, labels), (images,), (tangent,))[1]
+    assert slope.abs().max() > 0.01 and torch.allclose(found.double(), slope, atol=1e-4)
+    assert bool(torch.func.grad(lambda x: model(x, labels).sum())(images).isfinite().all())
+    assert small_heads.serves(torch.zeros(1, 4, 96), 4)
 
 
 @needs_kernel
@@ -160,6 +194,16 @@ def test_it_serves_what_it_is_for(case: str) -> None:
     assert not small_heads.serves(qkv, 1 if case == "large heads" else 8)
 
 
+@needs_kernel
+def test_a_compiler_that_breaks_the_arithmetic_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEDIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", "gcc -ffast-math")  # undone by an option that follows
+    assert small_heads.library(8) is not None or shutil.which("gcc") is None
+    small_heads.library.cache_clear()
+    monkeypatch.setattr(small_heads, "_TUNED", (["-Dsqrtf=cbrtf"],))
+    assert small_heads.library(8) is None
+
+
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "sleep"])
 def test_without_a_compiler_there_is_torchs_attention(compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", compiler)
@@ -183,11 +227,12 @@ def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPa
 
 
 @needs_kernel
-def test_a_damaged_library_is_not_fatal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_damaged_library_is_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEDIT_CACHE", str(tmp_path))
     assert small_heads.library(8) is not None
     code = "from edgedit.model import small_heads; print(small_heads.library(8))"
-    for file in tmp_path.rglob("*.so"):
-        file.write_bytes(b"not a library")
+    file, = tmp_path.rglob("*.so")
+    file.unlink()  # the file that this process has mapped stays whole
+    file.write_bytes(b"not a library")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "CDLL" in done.stdout and list(tmp_path.rglob("*.so")) == [file], done.stderr

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgedit.cli import main
-from edgedit.cli.quickstart import commands
+from edgedit.cli import main, quickstart
+from edgedit.cli.quickstart import commands, usual_data
 
 SMALL = ["--set", "model.depth=1", "--set", "model.width=16", "--set", "model.heads=2", "--set", "model.patch=4", "--set", "threads=1"]
 
@@ -102,6 +102,20 @@ def verb_of_changed(capsys: pytest.CaptureFixture[str], path: Path) -> list[dict
         main(["show", str(path / "record"), "--json"])
     assert stop.value.code == 3
     return json.loads(capsys.readouterr().out)["links"]
+
+
+def test_quickstart_stays_with_what_it_was_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart, "find_shipped", lambda data: tmp_path / "model")
+    assert usual_data(tmp_path / "new") == "digits"  # a model without pairs
+    (tmp_path / "model" / "pairs").mkdir(parents=True)
+    (tmp_path / "model" / "pairs" / "manifest.json").touch()
+    assert usual_data(tmp_path / "new") == "cifar10"
+    assert usual_data(tmp_path / "model") == "digits"  # pairs of its own lie there
+    (tmp_path / "old").mkdir()
+    runs = '{"data": "cifar10"}\n{"data": "my/images"}\n'
+    for text, data in ((runs, "my/images"), ("", "cifar10"), ("[1]\n", "cifar10"), ("{", "cifar10")):
+        (tmp_path / "old" / "quickstart.jsonl").write_text(text)
+        assert usual_data(tmp_path / "old") == data
 
 
 def test_the_quickstart_is_made_of_these_verbs(tmp_path: Path) -> None:

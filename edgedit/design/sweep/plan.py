@@ -133,10 +133,11 @@ def _data_name(data: PairSet) -> str:
     return str(teacher.get("data", "")) if isinstance(teacher, dict) else ""
 
 
-def _guidance(export: dict[str, Any], setup: str) -> float:
-    """As `edgedit export` has it: what is set, else 1.5, and none for a student that was taught the guided image."""
-    given = export.get("guidance_scale")
-    return (1.0 if setup == "guided" else 1.5) if given in (None, "none") else float(given)
+def _guidance(export: dict[str, Any], setup: str, data: PairSet) -> float:
+    """As `edgedit export` has it: what is set, else 1.5, and none for a student that was taught guided images."""
+    given, teacher = export.get("guidance_scale"), data.info.get("teacher")
+    inside = setup == "guided" or (isinstance(teacher, dict) and teacher.get("guidance", 1.0) != 1.0)
+    return (1.0 if inside else 1.5) if given in (None, "none") else float(given)
 
 
 def _check_models(table: Table, settings: SweepSettings) -> None:
@@ -189,7 +190,7 @@ class _Planner:
         if not row.helper:
             precision = str(s["export"].get("precision", "fp32"))
             self.rows.append(PlannedRow(row.name, spec, setup, loss, precision, row.published, jobs, self.count, batch, steps, full, whose,
-                                        changed, skip, _guidance(s["export"], setup), "" if shared == row.name else shared))
+                                        changed, skip, _guidance(s["export"], setup, self.data), "" if shared == row.name else shared))
         return jobs.get("train", "")
 
     def _spec(self, row: TableRow, train: dict[str, Any]) -> DiTSpec:

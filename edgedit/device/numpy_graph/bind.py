@@ -44,7 +44,7 @@ class Attributes:
     def only(self, name: str, *allowed: Any) -> None:
         """Take an attribute that may be absent or one of `allowed`."""
         value = self._left.pop(name, allowed[0])
-        if value not in allowed:
+        if not isinstance(value, (int, float, str)) or value not in allowed:
             raise unsupported(self.node, f"with {name} = {value!r}")
 
     def finish(self) -> None:
