@@ -20,7 +20,8 @@ BESIDE = {"README.md", "samples.png", "samples.png.json"}
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: str(p.relative_to(ENGINES)))
 def test_a_shipped_artifact_is_whole_and_small(folder: Path) -> None:
     manifest = open_artifact(folder).manifest
-    assert {p.name for p in folder.iterdir()} - {*manifest.files, MANIFEST} <= BESIDE
+    inside = {p.name for p in folder.iterdir() if p not in SHIPPED}  # what is an artifact itself is looked at by itself
+    assert inside - {*manifest.files, MANIFEST} <= BESIDE
     assert sum(entry["bytes"] for entry in manifest.files.values()) < 25_000_000
     assert folder.relative_to(ENGINES).parts[0] in (ENGINES / "README.md").read_text()
 
