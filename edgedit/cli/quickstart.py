@@ -68,6 +68,7 @@ def commands(out: Path, data: str, steps: int | None, shipped: Path | None = Non
     size = DIGITS if data == "digits" else CIFAR
     student, fp32, fp16, parity, record = (str(out / name) for name in ("student", "bundle-fp32", "bundle-fp16", "parity", "record"))
     length = ["--steps", str(steps)] if steps else []
+    guided = ["--batch", "128", "--guidance", "1.5"]  # as the shipped bundles have it: their records can be compared
     grid = ["--count", "100", "--all-classes", "--out"]
     pairs, recipe, records = str(out / "pairs"), _recipe(out / "student", size, shipped), [record]
     before: list[tuple[str, list[str]]] = []
@@ -82,8 +83,8 @@ def commands(out: Path, data: str, steps: int | None, shipped: Path | None = Non
     return [
         *before,
         ("train", ["train", "--pairs", pairs, *recipe, *length, "--out", student]),
-        ("export", ["export", student, "--out", fp32, "--precision", "fp32", "--attention", "ort", "--batch", "128"]),
-        ("export fp16", ["export", student, "--out", fp16, "--precision", "fp16", "--attention", "pattern", "--batch", "128"]),
+        ("export", ["export", student, "--out", fp32, "--precision", "fp32", "--attention", "ort", *guided]),
+        ("export fp16", ["export", student, "--out", fp16, "--precision", "fp16", "--attention", "pattern", *guided]),
         ("compare", ["compare", student, fp32, fp16, "--images", "128", "--out", parity]),
         ("generate", ["generate", fp32, *grid, str(out / "samples.png")]),
         ("profile", ["profile", fp32, *size["profile"], "--out", record, "--replace"]),
