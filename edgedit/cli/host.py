@@ -215,5 +215,6 @@ def quickstart(
     with Console(json) as ui:
         made = run(out, data=data or usual_data(out), steps=steps, ui=ui)
         trained = [f"trained: {made['samples_shipped']}  (the model that comes with edgedit)"] if "samples_shipped" in made else []
-        lines = [*trained, f"here:    {made['samples']}  (the student of this run, after a minute or two of training)", f"report:  {made['report']}"]
+        here = f"here:    {made['samples']}  (the student of this run, after a minute or two of training)"
+        lines = [*trained, here, f"report:  {made['report']}"]
         ui.done("\n".join(lines), following=f"edgedit show {made['record']}", data=made)
