@@ -56,8 +56,10 @@ def both(qkv: Tensor, heads: int, seed: int = 1) -> tuple[tuple[Tensor, Tensor],
 def test_it_is_attention(b: int, t: int, heads: int, head: int, scale: float, seed: int) -> None:
     qkv = scale * torch.randn(b, t, 3 * heads * head, generator=torch.Generator().manual_seed(seed))
     (out, grad), (right, right_grad) = both(qkv, heads, seed)
-    assert torch.allclose(out.double(), right, rtol=1e-4, atol=2e-5 * scale)
-    assert (grad - right_grad).abs().max() <= 5e-5 * max(1.0, scale**2) * right_grad.abs().max().clamp(min=1)
+    q, k, v = split_heads(qkv.abs().double(), heads)
+    slip = 1e-5 + 8 * 2**-23 * float((q @ k.mT).max()) / head**0.5  # of a share: what float32 leaves of logits so large
+    assert (out - right).abs().max() <= slip * v.max()
+    assert (grad - right_grad).abs().max() <= 16 * slip * max(1.0, scale**2) * right_grad.abs().max().clamp(min=1)
 
 
 @needs_kernel
