@@ -146,12 +146,23 @@ store_clocks() {
 
 child=
 helper=
+starting=no
+early=
 stopped=0
 interrupted=0
 on_signal() {
     interrupted=1
     stopped=$2
-    [ -n "$child" ] || exit "$2"
+    if [ -n "$child" ]; then
+        pass_on "$1"
+    elif [ $starting = yes ]; then
+        early=$1  # the command may have begun already, under a number that is not known yet
+    else
+        exit "$2"
+    fi
+}
+
+pass_on() {
     kill -s "$1" -- "-$child" 2>/dev/null || true
     kill -s CONT -- "-$child" 2>/dev/null || true  # one that waits for a terminal would not hear it
 }
@@ -206,10 +217,12 @@ run_in() {
     # In a process group of its own, so that a signal to this script reaches all of the command, once. Such a group cannot read
     # from a terminal, so it gets none.
     if [ -t 0 ]; then exec </dev/null; fi
+    starting=yes
     set -m
     "$@" &
     child=$!
     set +m
+    [ -z "$early" ] || pass_on "$early"
     while :; do
         interrupted=0 code=0
         wait "$child" || code=$?

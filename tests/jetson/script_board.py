@@ -116,9 +116,9 @@ class ScriptBoard:
         return {"PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin", "HOME": str(self.home), "EDGEDIT_ROOT": str(self.root),
                 "EDGEDIT_STATE": str(self.state / "power"), "LC_ALL": "C.UTF-8"}
 
-    def start(self, script: str, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen([str(SCRIPTS / script), *arguments], env=self.environment, cwd=cwd or self.home, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(self, script: str, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([str(SCRIPTS / script), *arguments], env=self.environment | environment, cwd=cwd or self.home,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, script: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         with self.start(script, *arguments, cwd=cwd) as process:

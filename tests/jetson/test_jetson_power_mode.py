@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import signal
 import sys
 import time
@@ -102,6 +103,21 @@ def test_signals_reach_the_command_and_the_board_is_put_back(number, code, board
     assert untouched(board)
 
 
+def test_a_signal_while_the_command_starts_reaches_it_too(board, tmp_path):
+    """Between the start and the moment its number is known; bash is held there by a trap of its own."""
+    held, pid = tmp_path / "held", tmp_path / "pid"
+    hold = tmp_path / "hold.sh"
+    hold.write_text(f"set -T\ntrap 'if [[ $BASH_COMMAND == child=*! ]]; then touch {held}; sleep 1; fi' DEBUG\n")
+    with board.start("power-mode.sh", "MAXN_SUPER", "--", *python(WAITS, pid), BASH_ENV=str(hold)) as script:
+        wait_for(held)
+        wait_for(pid)
+        script.send_signal(signal.SIGTERM)
+        script.communicate(timeout=30)
+    assert script.returncode == 143 and untouched(board)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
 def test_a_command_that_is_killed(board, tmp_path):
     pid = tmp_path / "pid"
     with board.start("power-mode.sh", "MAXN_SUPER", "--", *python(WAITS, pid)) as script:
@@ -173,11 +189,14 @@ def test_a_command_that_waits_for_a_terminal_ends_by_ctrl_c(board, tmp_path):
         os.execvpe(str(SCRIPTS / "power-mode.sh"), ["power-mode.sh", "MAXN_SUPER", "--", *python(touch, began)], board.environment)
     wait_for(began)
     time.sleep(0.3)  # until it has stopped; sooner, it is interrupted at work, which ends the same way
-    os.write(terminal, b"\x03")
-    said = b""
+    said, until = b"", time.monotonic() + 30
     with contextlib.suppress(OSError):  # the other end is closed
-        while piece := os.read(terminal, 4096):
-            said += piece
+        while time.monotonic() < until:
+            os.write(terminal, b"\x03")  # again where the command stopped just after it had heard the first
+            while select.select([terminal], [], [], 2)[0] and (piece := os.read(terminal, 4096)):
+                said += piece
+    if time.monotonic() >= until:
+        os.kill(script, signal.SIGKILL)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(script, 0)[1]) == 130, said
     assert untouched(board)
