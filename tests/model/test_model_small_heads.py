@@ -144,6 +144,33 @@ def test_half_precision_is_that_of_the_ends_alone() -> None:
 
 
 @needs_kernel
+@settings(max_examples=15, deadline=None)
+@given(t=st.integers(1, 70), heads=st.integers(1, 4), head=st.sampled_from([4, 8, 12, 32]), seed=st.integers(0, 1 << 20))
+def test_a_gradient_in_half_precision_is_off_by_its_rounding(t: int, heads: int, head: int, seed: int) -> None:
+    qkv = torch.randn(2, t, 3 * heads * head, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    (out, grad), (right, right_grad) = both(qkv, heads, seed)
+    assert out.dtype is grad.dtype is torch.bfloat16
+    assert (out - right).abs().max() <= 2**-8 * right.abs().max()
+    assert (grad - right_grad).abs().max() <= 2**-5 * right_grad.abs().max().clamp(min=1)
+
+
+@needs_kernel
+def test_its_own_threads_give_the_same_as_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    qkv = torch.randn(3, 40, 3 * 24)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        first = both(qkv, 3)[0]
+        monkeypatch.setattr(small_heads, "_THREADS", ([],))
+        small_heads.library.cache_clear()
+        kernel = small_heads.library(8)
+        assert kernel is not None and not hasattr(kernel, "forward_all")
+        assert all(torch.equal(a, b) for a, b in zip(first, both(qkv, 3)[0], strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_kernel
 def test_nothing_of_nothing() -> None:
     assert small_heads.attention(torch.randn(0, 16, 96, requires_grad=True), 4).shape == (0, 16, 32)
 
