@@ -26,7 +26,7 @@ from edgedit.model.dit import DiT
 
 
 class StudentTrainer(Trainer[DiT]):
-    """Student, setup and everything that changes with a step; a `learn.loop.Learner`."""
+    """Student, setup and everything that changes with a step; a `learn.learner.Learner`."""
 
     kind, weights = KIND, WEIGHTS
 

@@ -12,7 +12,7 @@ from edgedit.core.errors import MissingError, UsageError
 from edgedit.core.say import Say, silent
 from edgedit.learn.device import autocast
 from edgedit.learn.ema import Ema, M
-from edgedit.learn.loop import Stepped
+from edgedit.learn.learner import Stepped
 from edgedit.learn.memory import Pieces, first_line, out_of_memory, part
 from edgedit.learn.ranks import ALONE, Ranks
 from edgedit.learn.settings import LearnSettings
@@ -68,7 +68,7 @@ class Trainer(ABC, Generic[M]):
 
     def step(self, batch: Any, step: int, lr: float, *, want_norm: bool = False, stop: bool = False, save: bool = False,
              spent: float = 0.0) -> Stepped:
-        """One step of descent and of the average; see `learn.loop.Learner`. MissingError when memory does not hold it."""
+        """One step of descent and of the average; see `learn.learner.Learner`. MissingError when memory does not hold it."""
         loss, logs = self.gradients(batch.to(self.device), step)
         if self.ranks.world > 1:
             self.ranks.average([*(p.grad for p in self.trained.values() if p.grad is not None), loss, *logs.values()])

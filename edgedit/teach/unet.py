@@ -49,7 +49,7 @@ class Picks:
 
 
 class UNetTrainer(Trainer[Denoiser]):
-    """Denoiser and everything that changes with a step; a `learn.loop.Learner`.
+    """Denoiser and everything that changes with a step; a `learn.learner.Learner`.
 
     The images stay on the device as bytes (CIFAR-10: 154 MB), so that a step needs nothing from the host but indices.
     """
