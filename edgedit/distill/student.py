@@ -29,6 +29,7 @@ class StudentTrainer(Trainer[DiT]):
     """Student, setup and everything that changes with a step; a `learn.learner.Learner`."""
 
     kind, weights = KIND, WEIGHTS
+    ends = ("patch.", "timestep.", "label.", "final.linear.")
 
     def __init__(self, data: PairSet, spec: DiTSpec, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE,
                  init: dict[str, Tensor] | None = None, say: Say = silent) -> None:

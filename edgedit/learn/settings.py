@@ -21,8 +21,10 @@ Optional = BeforeValidator(none_word)
 
 
 class OptimizerSettings(Settings):
-    """AdamW; the paper keeps the rate constant."""
+    """The paper's is AdamW, its rate constant."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: the matrices inside the network by `learn.muon`, everything else by AdamW; it bears rates several times higher."""
     lr: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)

@@ -14,8 +14,9 @@ from edgedit.learn.device import autocast
 from edgedit.learn.ema import Ema, M
 from edgedit.learn.learner import Stepped
 from edgedit.learn.memory import Pieces, first_line, out_of_memory, part
+from edgedit.learn.muon import Muon
 from edgedit.learn.ranks import ALONE, Ranks
-from edgedit.learn.settings import LearnSettings
+from edgedit.learn.settings import LearnSettings, OptimizerSettings
 from edgedit.learn.state import fill, make_room, moments
 
 _WHOLE = "a setup that trains a network of its own inside the step takes the batch whole"
@@ -41,8 +42,7 @@ class Trainer(ABC, Generic[M]):
         self.ema: Ema[M] = Ema(model, settings.ema_decay, settings.ema_warmup)
         self.trained = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
         self.trained |= {f"extra.{n}": p for n, p in (extra or {}).items()}
-        o = settings.optimizer
-        self.optimizer = torch.optim.AdamW(self.trained.values(), o.lr, o.betas, weight_decay=o.weight_decay, fused=True)
+        self.optimizer = self.make_optimizer(settings.optimizer)
         self.pieces = Pieces("a step of training", _FIX, settings.micro_batch)
         self.say: Say = silent
         self.divisible = not self.own_state()
@@ -53,6 +53,17 @@ class Trainer(ABC, Generic[M]):
     def micro_batch(self) -> int | None:
         """Rows of the last batch that were taken at a time, if it was taken in pieces."""
         return self.pieces.taken
+
+    ends: tuple[str, ...] = ()
+    """What names of the model's first and last layers contain: no matrices for Muon."""
+
+    def make_optimizer(self, o: OptimizerSettings) -> torch.optim.Optimizer:
+        """AdamW over all that is trained, or Muon with AdamW for `extra`, the ends, and what is no matrix."""
+        if o.name == "adamw":
+            return torch.optim.AdamW(self.trained.values(), o.lr, o.betas, weight_decay=o.weight_decay, fused=True)
+        inside = {n for n, p in self.trained.items() if n.startswith("model.") and p.ndim > 1 and not any(end in n for end in self.ends)}
+        matrices, others = ([p for n, p in self.trained.items() if (n in inside) is kind] for kind in (True, False))
+        return Muon(matrices, others, o.lr, o.betas, o.weight_decay)
 
     @abstractmethod
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:

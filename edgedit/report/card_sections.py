@@ -36,7 +36,7 @@ def training_rows(t: dict[str, Any]) -> list[tuple[str, str | None]]:
     ema = None if t["ema_decay"] is None else f"decay {t['ema_decay']}" + (", with warm-up" if t["ema_warmup"] else "")
     rows = [("Setup", setup), ("Loss", words(loss) if t["loss"] else None),
             ("Loss at the end", None if t["final_loss"] is None else f"{number(t['final_loss'], 4)} (mean of the last logged steps)"),
-            ("Optimiser", f"AdamW, {words(t['optimizer'])}" if t["optimizer"] else None),
+            ("Optimiser", optimiser(t["optimizer"]) if t["optimizer"] else None),
             ("Batch", None if t["batch"] is None else count(t["batch"], "images")), ("Steps", length),
             ("Images seen", None if t["images_seen"] is None else count(t["images_seen"])),
             ("Wall time", None if t["wall_s"] is None else seconds(t["wall_s"])), ("Device", ", ".join(w for w in where if w) or None),
@@ -49,6 +49,13 @@ def training_rows(t: dict[str, Any]) -> list[tuple[str, str | None]]:
     if t["flips"] is not None:
         rows.append(("Mirrored images", "every second one" if t["flips"] else "none"))
     return rows + ([("Began from the weights of", t["init"])] if t["init"] else [])
+
+
+def optimiser(options: dict[str, Any]) -> str:
+    """Its name and settings; those of runs from before there was a choice have no name."""
+    left = {k: v for k, v in options.items() if k != "name"}
+    name = {"muon": "Muon for the matrices inside the network, AdamW for the rest"}.get(options.get("name", "adamw"), "AdamW")
+    return f"{name}, {words(left)}"
 
 
 def bundle_lines(bundles: list[dict[str, Any]]) -> list[str]:

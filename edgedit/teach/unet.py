@@ -55,6 +55,7 @@ class UNetTrainer(Trainer[Denoiser]):
     """
 
     kind, weights = KIND, WEIGHTS
+    ends = ("_conv.", "map_label.", "map_augment.")
 
     def __init__(self, data: ImageSet, settings: TeacherSettings, device: torch.device, ranks: Ranks = ALONE,
                  init: dict[str, Tensor] | None = None) -> None:

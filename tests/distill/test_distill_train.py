@@ -375,7 +375,7 @@ def test_other_weights_of_lpips_are_refused_and_the_same_under_another_name_are_
     run("a again.pth", 2)
 
 
-@pytest.mark.parametrize("options", [{"optimizer__grad_clip": 1e-3}, {"precision": "bf16"},
+@pytest.mark.parametrize("options", [{"optimizer__grad_clip": 1e-3}, {"precision": "bf16"}, {"optimizer__name": "muon"},
                                      {"optimizer__schedule": "cosine", "optimizer__warmup_steps": 6}])
 def test_options_resume_exactly_too(pairs, tmp_path, options):
     train(pairs, tmp_path / "a", tiny(**options))
