@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -26,3 +31,33 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
         find_device("cuda:1", Ranks(0, 2, 0))
     with pytest.raises(MissingError, match=r"no GPU 'cuda:7'(.|\n)*2 GPUs"):
         find_device("cuda:7")
+
+
+FAULTS = """
+import resource, torch
+from edgedit.learn.device import find_device, keep_freed_memory
+find_device("cpu")
+def faults(rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        held = [torch.ones(3 << 20) for _ in range(5)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(3)
+print(keep_freed_memory(), faults(20))
+"""
+
+
+def kept(**environment: str) -> tuple[bool, int]:
+    clean = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES" and not k.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean | environment)
+    said, count = done.stdout.split()
+    return said == "True", int(count)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc")
+def test_freed_memory_is_used_again_instead_of_asked_for_again():
+    told, faults = kept()
+    assert told and faults < 3000  # of 20 × 60 MB in pages of 4 kB: 307,200
+    assert not kept(GLIBC_TUNABLES="glibc.malloc.mmap_max=1")[0], "who has chosen is left alone"
+    assert not kept(MALLOC_MMAP_THRESHOLD_="1000000")[0]
