@@ -23,10 +23,10 @@ usage: cifar10.sh [options]
   --pairs N                teacher pairs to learn from                       (cpu: 20000; gpu: 200000)
   --held-out N             teacher pairs to be judged by                     (cpu: 2000; gpu: 10000)
   --students LIST          of 0.42m,2.2m,5m                                  (cpu: 0.42m; gpu: all)
-  --minutes-student M      training time of each student                     (cpu: 120; gpu: 3)
+  --minutes-student M      training time of each student                     (cpu: 60; gpu: 3)
   --student-set KEY=VALUE  any setting of `edgedit train`; repeatable
   --batch N                images a step of a student                        (cpu: 64; gpu: 512)
-  --loss NAME              l1, l2, lpips                                     (lpips with --lpips-weights, else l1)
+  --loss NAME              l1, l2, lpips, l1+lpips                           (l1+lpips with --lpips-weights, else l1)
   --lpips-net NAME         squeeze, alex, vgg                                (vgg)
   --precision NAME         fp32, tf32, bf16                                  (bf16)
   --compile true|false     torch.compile                                     (true)
@@ -54,7 +54,7 @@ fail() {
 
 all_stages=teacher,quality,pairs,students,evaluation,export,parity,profile,report,card
 scale=cpu smoke='' out=runs/cifar10 data=cifar10 stages=$all_stages dry=''
-given_teacher='' guidance='' sampler_steps='' rate='' loss='' lpips_net=vgg precision=bf16 compile=''
+given_teacher='' guidance='' sampler_steps='' loss='' lpips_net=vgg precision=bf16 compile=''
 extractor='' classifier='' lpips='' metrics='' reference='' real='' profiled=fp32
 preset='' minutes_teacher='' pairs='' held_out='' students='' minutes_student='' batch='' reference_count='' profile_images=''
 teacher_sets=() student_sets=()
@@ -121,8 +121,8 @@ fi
 case $scale in
     cpu)
         usual preset unet-small
-        usual minutes_teacher 480 && usual pairs 20000 && usual held_out 2000 && usual students 0.42m && usual minutes_student 120
-        usual batch 64 && usual reference_count 5000 && usual guidance "$([[ -n $given_teacher ]] && echo 1 || echo 2)" && usual sampler_steps 10 && usual rate 2e-3
+        usual minutes_teacher 480 && usual pairs 20000 && usual held_out 2000 && usual students 0.42m && usual minutes_student 60
+        usual batch 64 && usual reference_count 5000 && usual guidance "$([[ -n $given_teacher ]] && echo 1 || echo 2)" && usual sampler_steps 10
         [[ -n $smoke ]] || pairs_more=(--set compile="$compile" --set batch=128)
         ;;
     gpu)
@@ -131,7 +131,7 @@ case $scale in
             [[ ${teacher_sets[*]-} == *unet.patch=* ]] || teacher_sets=(--set unet.patch=2 "${teacher_sets[@]}")
         fi
         usual minutes_teacher 12 && usual pairs 200000 && usual held_out 10000 && usual students 0.42m,2.2m,5m && usual minutes_student 3
-        usual batch 512 && usual reference_count 50000 && usual guidance 1 && usual sampler_steps 18 && usual rate 1e-3
+        usual batch 512 && usual reference_count 50000 && usual guidance 1 && usual sampler_steps 18
         [[ -n $smoke ]] || pairs_more=(--set batch=2048 --set compile="$compile")
         ;;
     *) fail "--scale is cpu or gpu, not '$scale'" ;;
@@ -140,7 +140,7 @@ usual profile_images 5000
 set=cifar10 # whose splits judge: of another data set its own
 [[ $data == cifar10 || $data == *.gz || -e $data/data_batch_1 || -e $data/cifar-10-batches-py ]] || set=data
 usual reference "$set-train" && usual real "$set-test"
-usual loss "$([[ -n $lpips ]] && echo lpips || echo l1)"
+usual loss "$([[ -n $lpips ]] && echo l1+lpips || echo l1)"
 usual metrics "fid,pr,spread$([[ -n $smoke ]] || echo ,nearest)$([[ -n $classifier ]] && echo ,accuracy || true)"
 
 teacher=${given_teacher:-$out/teacher}
@@ -247,8 +247,8 @@ stage_students() {
     fi
     for size in "${sizes[@]}"; do
         run train --preset "dit-nano-$size" --pairs "$out/pairs" --minutes "$minutes_student" --batch "$batch" --loss "$loss" \
-            "${loss_sets[@]}" --set precision="$precision" --set compile="$compile" --set optimizer.lr="$rate" \
-            --set optimizer.schedule=cosine --set optimizer.warmup_steps=200 --set ema_decay=0.999 "${flips[@]}" \
+            "${loss_sets[@]}" --set precision="$precision" --set compile="$compile" --set optimizer.name=muon \
+            --set optimizer.lr=1e-2 --set optimizer.schedule=cosine --set optimizer.warmup_steps=100 --set ema_decay=0.999 "${flips[@]}" \
             "${student_more[@]}" "${student_sets[@]}" --out "$out/student-$size"
     done
 }

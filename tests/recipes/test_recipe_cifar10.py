@@ -125,7 +125,7 @@ def test_budgets_follow_the_scale_and_what_is_given_wins() -> None:
     assert "unet.patch=2" not in given["teacher"][0] and option(given["students"][0], "--batch") == "7"
     theirs = commands("--teacher", "teachers/edm")
     assert theirs["teacher"] == [] and option(theirs["pairs"][0], "--teacher") == "teachers/edm"
-    assert option(commands("--lpips-weights", "w")["students"][0], "--loss") == "lpips"
+    assert option(commands("--lpips-weights", "w")["students"][0], "--loss") == "l1+lpips"
     some = commands("--stages", "report,pairs", "--out", "a b")
     assert list(some) == ["pairs", "report"] and option(some["pairs"][0], "--out") == "a b/pairs"
 
