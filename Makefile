@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # Those that need data or weights of yours (lpips_ranking, setups) are run by name.
-BENCHMARKS = noise pairs folds predicted predict host_overhead power_overhead profile_memory cpu_generate digits_accuracy loader train teacher noise_cuda
+BENCHMARKS = noise pairs folds predicted predict host_overhead power_overhead profile_memory cpu_generate digits_accuracy loader train teacher small_heads kept_memory noise_cuda
 
 bench: $(VENV)/.installed-dev         ## every benchmark that needs nothing, in turn (after make quickstart, whose bundle two of them take)
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
