@@ -25,7 +25,7 @@ usage: cifar10.sh [options]
   --students LIST          of 0.42m,2.2m,5m                                  (cpu: 0.42m; gpu: all)
   --minutes-student M      training time of each student                     (cpu: 60; gpu: 3)
   --student-set KEY=VALUE  any setting of `edgedit train`; repeatable
-  --batch N                images a step of a student                        (cpu: 64; gpu: 512)
+  --batch N                images a step of a student                        (cpu: 32; gpu: 512)
   --loss NAME              l1, l2, lpips, l1+lpips                           (l1+lpips with --lpips-weights, else l1)
   --lpips-net NAME         squeeze, alex, vgg                                (vgg)
   --precision NAME         fp32, tf32, bf16                                  (bf16)
@@ -122,7 +122,7 @@ case $scale in
     cpu)
         usual preset unet-small
         usual minutes_teacher 480 && usual pairs 20000 && usual held_out 2000 && usual students 0.42m && usual minutes_student 60
-        usual batch 64 && usual reference_count 5000 && usual guidance "$([[ -n $given_teacher ]] && echo 1 || echo 2)" && usual sampler_steps 10
+        usual batch 32 && usual reference_count 5000 && usual guidance "$([[ -n $given_teacher ]] && echo 1 || echo 2)" && usual sampler_steps 10
         [[ -n $smoke ]] || pairs_more=(--set compile="$compile" --set batch=128)
         ;;
     gpu)
