@@ -339,7 +339,8 @@ def test_profile_measures_in_the_mode_that_was_asked_for(tmp_path: Path) -> None
     root, bundle = board(tmp_path, mode=2), make_bundle(tmp_path / "b")
     before = state(root)
     install_tegrastats(root)
-    record = profile(bundle, RuntimeChoice(threads=1), tmp_path / "r", options(power="ina3221", power_interval_s=0.001), root=root)
+    record = profile(bundle, RuntimeChoice(threads=1), tmp_path / "r", options(power="ina3221", power_interval_s=0.001, min_seconds=0.5),
+                     root=root)
     assert (record.environment.power_mode, record.environment.power_mode_id, record.environment.clocks_locked) == ("15W", 0, True)
     assert record.protocol.options["gpu_mhz_mean"] == 612 and "mode-changed" not in {v.code for v in record.verdicts}
     assert state(root) == before
