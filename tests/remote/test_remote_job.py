@@ -140,7 +140,8 @@ def test_a_job_that_keeps_vanishing_is_given_up(talk, place):
 
 def test_one_job_at_a_time_and_stopping_it(talk, place, tmp_path):
     saves = ("import signal, sys, time\ndef save(*a):\n    open(sys.argv[1], 'w').write('saved'); sys.exit(130)\n"
-             "signal.signal(signal.SIGTERM, save)\nprint('up', file=sys.stderr, flush=True)\ntime.sleep(60)")
+             "signal.signal(signal.SIGTERM, save)\nprint('up', file=sys.stderr, flush=True)\n"
+             "for _ in range(600):\n    time.sleep(0.1)")  # a handler that comes just too late to break one off runs after it
     job = python(saves, str(tmp_path / "saved"), name="generate")
     talk.ask("start", folder=place, name=job.name, key=job.key, commands=job.commands, cwd=place, env={}, merge=False)
     until = time.monotonic() + 10
