@@ -48,7 +48,7 @@ def training_rows(t: dict[str, Any]) -> list[tuple[str, str | None]]:
         rows = rows[1:]
     if t["flips"] is not None:
         rows.append(("Mirrored images", "every second one" if t["flips"] else "none"))
-    return rows + ([("Began from the weights of", t["init"])] if t["init"] else [])
+    return rows + ([("Began from the weights of", f"{t['init']}, whose own images and time come on top")] if t["init"] else [])
 
 
 def optimiser(options: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def _teacher(facts: dict[str, Any]) -> list[str]:
             rows.append(("Its training", f"by others; converted from {words(trained['converted'])}"))
         else:
             rows += [(f"Its training: {name[0].lower()}{name[1:]}", value) for name, value in training_rows(trained)
-                     if name in ("Steps", "Images seen", "Loss", "Loss at the end", "Wall time")]
+                     if name in ("Steps", "Images seen", "Loss", "Loss at the end", "Wall time", "Began from the weights of")]
         rows += [("Its licence", t["licence"])] if t["licence"] else []
     rows.append(("Its quality", "see Quality" if card_quality.measured(facts["quality"], "teacher") else "not measured"))
     return rows_table(rows, raw=raw)

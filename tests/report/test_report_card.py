@@ -241,6 +241,16 @@ def test_a_teacher_card(made: Made) -> None:
     assert "## Bundles" not in text and "## Pairs" not in text and "this folder" in section(text, "Chain of evidence")
 
 
+def test_a_teacher_trained_on_says_that_its_numbers_are_of_the_last_run(made: Made) -> None:
+    m = made.teacher.manifest
+    on = put(made.home / "on", "teacher", {"teacher.safetensors": b"on"}, info=m.info, settings=m.settings,
+             parents=[*m.parents, made.teacher.as_parent("init")])
+    student = put_student(made.home / "of-it", put_pairs(made.home / "its-pairs", on))
+    row = "egan from the weights of | unet 0.1M/digits, whose own images and time come on top |"
+    assert f"| B{row}" in section(make_card([on.path], made.home / "README.md").text, "Training")
+    assert f"| Its training: b{row}" in section(make_card([student.path, on.path], made.home / "README.md").text, "Teacher")
+
+
 def test_other_pairs_of_the_same_teacher_are_the_teachers_quality(made: Made) -> None:
     other = put_pairs(made.home / "held-out", made.teacher, seed=9)
     judged = put_evaluation(made.home / "q", of(other), [other.as_parent("pairs")], 0.7)

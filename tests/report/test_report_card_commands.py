@@ -187,6 +187,7 @@ def test_the_shipped_teacher() -> None:
     if not m.info["complete"]:
         assert f"step {m.info['step']:,} of {m.info['steps']:,}" in card.text.split("A diffusion teacher")[0]
     p = parsed(card.facts["commands"][0])
-    again = resolve(TeacherSettings, base=unet_preset(p["preset"]), sets=p["sets"] or (), options={k: p[k] for k in ("steps", "batch")})
+    again = resolve(TeacherSettings, base=unet_preset(p["preset"]), sets=p["sets"] or (),
+                    options={k: p[k] for k in ("steps", "minutes", "batch")})
     same = TeacherSettings.model_validate(m.settings)
     assert {k: v for k, v in plain(again).items() if k != "data"} == {k: v for k, v in plain(same).items() if k != "data"}
