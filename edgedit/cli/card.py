@@ -30,8 +30,9 @@ def card(
 ) -> None:
     """A model card in Markdown, from manifests alone: what it is, how to run it, data, teacher, training, quality, speed, limits.
 
-    Every folder is checked to the last byte, and that all are of one chain. What no manifest says is "not recorded". The same
-    folders give the same bytes; with --out alone a card is made again from the folders it names.
+    Every folder is checked to the last byte, and that all are of one chain. Of what the model was made from, a folder with the
+    manifest alone will do. What no manifest says is "not recorded". The same folders give the same bytes; with --out alone a card
+    is made again from the folders it names.
 
     Example: edgedit card runs/student runs/bundle runs/parity runs/record --samples samples.png --licence Apache-2.0 --out README.md
     """

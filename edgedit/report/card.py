@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgedit.core.errors import ArtifactError, OutputError
@@ -190,9 +190,9 @@ def _names(places: dict[str, str]) -> dict[str, str]:
 
 def _facts(chain: Chain, places: dict[str, str], settings: CardSettings, base: Path, defaults: Defaults) -> dict[str, Any]:
     """Everything that the card says, as plain JSON."""
-    names = _names(places)
+    names = _names(places) | {digest: PurePosixPath(places[digest]).name for digest in chain.bare}
     model, data = card_facts.model(chain), card_facts.data(chain)
-    trained = card_facts.training(chain.subject.manifest) if chain.subject is not None else None
+    trained = card_facts.training(chain.subject.manifest, chain) if chain.subject is not None else None
     kind = str(chain.head.manifest.info.get("name") or "teacher") if chain.of == "teacher" else ""
     speed = [card_facts.record(a, r, names) for a, r in chain.records]
     facts: dict[str, Any] = {

@@ -43,6 +43,8 @@ class Chain:
         of: "student" or "teacher".
         subject: the student or teacher; None where only bundles of a student were given.
         ancestors: everything that the subject and the bundles were made from, by digest, nearest first.
+        teachers: the student's own last; what a teacher began from comes before it.
+        bare: digests of the folders that hold a manifest and none of its files.
     """
 
     of: str
@@ -56,6 +58,7 @@ class Chain:
     evaluations: list[Evaluation] = field(default_factory=list)
     parities: list[ParitySource] = field(default_factory=list)
     records: list[tuple[Artifact, Record]] = field(default_factory=list)
+    bare: frozenset[str] = frozenset()
 
     @property
     def head(self) -> Artifact:

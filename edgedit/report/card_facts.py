@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedit.core.artifact import Artifact, Manifest
+from edgedit.core.artifact import Artifact, Manifest, Parent
 from edgedit.core.errors import UsageError
 from edgedit.core.record import Record
 from edgedit.core.spec import DiTSpec
@@ -52,14 +52,14 @@ def teacher(chain: Chain) -> dict[str, Any] | None:
     """Who taught the student, from its manifest where it is given, else as the pairs name it; None for a card of a teacher."""
     if chain.of == "teacher":
         return None
-    told, at_hand = teacher_of(chain.head), next(iter(chain.teachers), None)
+    told, at_hand = teacher_of(chain.head), chain.teachers[-1] if chain.teachers else None
     info = {} if at_hand is None else at_hand.manifest.info
     kind, taught = info.get("name") or told.get("teacher"), chain.parent("pairs")
     label = info.get("label") or told.get("label") or (taught.label if taught else None) or told.get("data")
     return {"kind": kind, "what": TEACHERS.get(str(kind)), "label": label,
             "parameters": info.get("parameters") or told.get("parameters"), "weights_sha256": told.get("weights_sha256"),
             "digest": told.get("digest"), "licence": info.get("license"),
-            "trained": None if at_hand is None else training(at_hand.manifest)}
+            "trained": None if at_hand is None else training(at_hand.manifest, chain)}
 
 
 def pairs(chain: Chain) -> dict[str, Any] | None:
@@ -77,8 +77,8 @@ def pairs(chain: Chain) -> dict[str, Any] | None:
             "digest": None if parent is None else parent.digest}
 
 
-def training(m: Manifest) -> dict[str, Any]:
-    """How weights were trained, from their own manifest."""
+def training(m: Manifest, chain: Chain) -> dict[str, Any]:
+    """How weights were trained, from their own manifest, and what their start had seen, from its manifest where that was given."""
     info, s = m.info, m.settings
     setup = s.get("setup", info.get("setup"))
     return {"complete": info.get("complete"), "step": info.get("step"), "steps": info.get("steps"), "ended_by": info.get("ended_by"),
@@ -91,8 +91,15 @@ def training(m: Manifest) -> dict[str, Any]:
             "processes": info.get("processes"), "precision": info.get("precision"),
             "compiled": s.get("compile"), "ema_decay": info.get("ema_decay"), "ema_warmup": s.get("ema_warmup"),
             "label_dropout": info.get("label_dropout"), "flips": info.get("flips"), "seed": s.get("seed"),
-            "init": next((p.label or p.digest[:12] for p in m.parents if p.role == "init"), None),
+            "init": next((_start(p, chain) for p in m.parents if p.role == "init"), None),
             "converted": mapping(info.get("source")) or None}
+
+
+def _start(parent: Parent, chain: Chain) -> dict[str, Any]:
+    given = next((a for a in (*chain.teachers, *chain.others) if a.manifest.digest == parent.digest), None)
+    info = {} if given is None else given.manifest.info
+    told = {key: info.get(key) for key in ("complete", "step", "steps", "images_seen")}
+    return {"label": parent.label or parent.digest[:12], **told, "wall_s": finite(info.get("wall_s"))}
 
 
 def bundle(artifact: Artifact, name: str, parities: Sequence[ParitySource]) -> dict[str, Any]:
@@ -134,10 +141,10 @@ def licence(chain: Chain, asked: str) -> str:
 def chain_table(chain: Chain, places: dict[str, str]) -> list[dict[str, Any]]:
     """Every artifact of the model, ancestors nearest first, with where it lies beside the card.
 
-    "place" is "" for a folder that was given and lies elsewhere, None for one that was not given.
+    "place" is "" for a folder that was given and lies elsewhere, None for one that was not given; "bare" for a manifest alone.
     """
     def row(role: str, kind: str, label: str, digest: str) -> dict[str, Any]:
-        return {"role": role, "kind": kind, "label": label, "digest": digest, "place": places.get(digest)}
+        return {"role": role, "kind": kind, "label": label, "digest": digest, "place": places.get(digest), "bare": digest in chain.bare}
 
     rows = []
     if chain.subject is not None:

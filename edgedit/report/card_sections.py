@@ -48,7 +48,15 @@ def training_rows(t: dict[str, Any]) -> list[tuple[str, str | None]]:
         rows = rows[1:]
     if t["flips"] is not None:
         rows.append(("Mirrored images", "every second one" if t["flips"] else "none"))
-    return rows + ([("Began from the weights of", f"{t['init']}, whose own images and time come on top")] if t["init"] else [])
+    return rows + ([("Began from the weights of", _start(t["init"]))] if t["init"] else [])
+
+
+def _start(init: dict[str, Any]) -> str:
+    own = "its own images and time come"
+    if init["images_seen"] is not None and init["wall_s"] is not None:
+        own = f"its {count(init['images_seen'], 'images')} in {seconds(init['wall_s'])} come"
+    at = f" at step {count(init['step'])} of {count(init['steps'])}" if init["complete"] is False and init["step"] is not None else ""
+    return f"{init['label']}{at}; {own} on top"
 
 
 def optimiser(options: dict[str, Any]) -> str:
@@ -151,7 +159,8 @@ def limit_lines(facts: dict[str, Any]) -> list[str]:
     if (facts["teacher"] or {}).get("kind") == "ideal":
         points.append("The teacher's images are training images, so the student is taught to draw these and not new ones")
     points += [f"Of the pairs' sampler: {by['stated_by']}"] if by.get("stated_by") else []
-    away = [f"{link['role']} {link['label']}".strip() for link in facts["chain"] if not link["place"] and link["kind"] != "data"]
+    gone = [link for link in facts["chain"] if (not link["place"] or link["bare"]) and link["kind"] != "data"]
+    away = [f"{link['role']} {link['label']}".strip() + (" (its manifest is)" if link["bare"] and link["place"] else "") for link in gone]
     more = f" and {len(away) - 6} more (see the chain)" if len(away) > 6 else ""
     points += [f"Not beside this card: {', '.join(away[:6])}{more}"] if away else []
     lines = [f"- {cell(p[0].upper() + p[1:].rstrip('.'))}." for p in dict.fromkeys(points) if p]

@@ -1,5 +1,8 @@
 """What a model card is made from: folders of one chain, each checked to the last byte, and that they are of one chain.
 
+Of what a model was made from (pairs, teachers, other students) the manifest alone will do, in a folder with none of its files: what
+is too large to be kept is still named, with its settings, and held to its digest.
+
 A card is about a student (or the bundles of one), else about a teacher. Every other folder must hang on it: by a digest that it
 names or that names it, or, for pairs and their evaluations, by the teacher's weights. What does not is refused, both sides shown.
 """
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedit.core.artifact import Artifact, Parent, open_artifact
+from edgedit.core.artifact import MANIFEST, Artifact, Parent, open_artifact, read_manifest
 from edgedit.core.errors import ArtifactError, UsageError
 from edgedit.core.record import Record, load_record
 from edgedit.report.card_chain import (
@@ -30,6 +33,8 @@ from edgedit.report.card_chain import (
 from edgedit.report.sources import read_parity
 
 KINDS = ("teacher", "pairs", "student", "bundle", "evaluation", "parity", "record")
+BARE = ("teacher", "pairs", "student")
+"""Kinds of which the manifest alone will do."""
 EVALUATION_FILE = "evaluation.json"
 FIX = f"give folders of kind {', '.join(KINDS)} that belong to one model"
 
@@ -39,24 +44,39 @@ def read_chain(paths: Sequence[Path]) -> Chain:
 
     Raises:
         UsageError: a folder given twice, no model, two models, or a folder of another model's chain.
-        ArtifactError: a folder that is missing, altered, of another kind, or unreadable.
+        ArtifactError: a folder that is missing, altered, of another kind, or unreadable; the model's own without its files.
     """
     if len({p.resolve() for p in paths}) < len(paths):
         raise UsageError("the same folder is given twice", saw=", ".join(map(str, paths)))
     found: dict[str, list[Artifact]] = {kind: [] for kind in KINDS}
-    for artifact in sorted((open_artifact(p, fix=FIX) for p in paths), key=_order):
+    for artifact in sorted(map(_open, paths), key=_order):
         if artifact.manifest.kind not in found:
             raise ArtifactError(f"{artifact.path} is of kind '{artifact.manifest.kind}'; a card takes {', '.join(KINDS)}", fix=FIX)
         found[artifact.manifest.kind].append(artifact)
     chain = _model(found)
-    chain.pairs.extend(_hang(chain, a, _pairs_fit(chain, a)) for a in found["pairs"])
+    if chain.subject is not None:
+        open_artifact(chain.subject.path, fix=FIX)
+    chain.pairs.extend(_hang(chain, a, _pairs_fit(chain, a)) for a in sorted(found["pairs"], key=lambda a: len(lineage(a))))
     chain.teachers.extend(_hang(chain, a, _teacher_fits(chain, a)) for a in found["teacher"] if a is not chain.subject)
+    chain.teachers.sort(key=lambda a: (_taught(chain, a), len(lineage(a))))
     chain.others.extend(_hang(chain, a, a.manifest.digest in chain.ancestors) for a in found["student"] if a is not chain.subject)
     chain.parities.extend(read_parity(_hang(chain, a, chain.digest in lineage(a))) for a in found["parity"])
     for a in found["record"]:
         chain.records.append(_record(chain, a))
     chain.evaluations.extend(_evaluation(chain, a) for a in found["evaluation"])
     return chain
+
+
+def _open(path: Path) -> Artifact:
+    """A folder, checked to the last byte, or to its manifest where none of the files is there."""
+    if (path / MANIFEST).is_file() and _is_bare(found := Artifact(path, read_manifest(path, fix=FIX))):
+        return found
+    return open_artifact(path, fix=FIX)
+
+
+def _is_bare(artifact: Artifact) -> bool:
+    m = artifact.manifest
+    return m.kind in BARE and not any((artifact.path / name).exists() for name in m.files)
 
 
 def _order(artifact: Artifact) -> tuple[Any, ...]:
@@ -84,12 +104,13 @@ def _model(found: dict[str, list[Artifact]]) -> Chain:
             raise UsageError(f"{bundle.path} was made from another student", fix=FIX,
                              saw=f"it names student {student_of(bundle)[:12]}; "
                                  + (f"given is {_named(subject)}" if subject is not None else f"{bundles[0].path} names {wanted[:12]}"))
+    bare = frozenset(a.manifest.digest for kind in BARE for a in found[kind] if _is_bare(a))
     ancestors: dict[str, Parent] = {}
     for artifact in ([subject] if subject is not None else []) + bundles:
         for parent in walk(artifact.manifest.parents):
             if subject is None or parent.digest != subject.manifest.digest:
                 ancestors.setdefault(parent.digest, parent)
-    return Chain("student" if students or bundles else "teacher", subject, ancestors, bundles)
+    return Chain("student" if students or bundles else "teacher", subject, ancestors, bundles, bare=bare)
 
 
 def _named(artifact: Artifact) -> str:
@@ -117,6 +138,11 @@ def _pairs_fit(chain: Chain, pairs: Artifact) -> bool:
 def _teacher_fits(chain: Chain, teacher: Artifact) -> bool:
     if teacher.manifest.digest in chain.ancestors:
         return True
+    return _taught(chain, teacher)
+
+
+def _taught(chain: Chain, teacher: Artifact) -> bool:
+    """Whether it is the teacher of the student's own pairs."""
     return chain.of == "student" and same_teacher(weights_of(teacher), teacher_of(chain.head))
 
 

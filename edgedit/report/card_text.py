@@ -146,7 +146,8 @@ def _training(facts: dict[str, Any]) -> list[str]:
     if facts["commands"]:
         lines += ["", "The commands, put together again from the settings in the manifests; names of files and folders stand for where "
                   "these lie:", "", *fence(facts["commands"])]
-        cut = any(x and x["complete"] is False for x in (t, (facts["teacher"] or {}).get("trained")))
+        trained = [x for x in (t, (facts["teacher"] or {}).get("trained")) if x]
+        cut = any(x and x["complete"] is False for x in [*trained, *(x["init"] for x in trained)])
         lines += ["", "A run that is not trained to the end is its command, stopped at the step named above."] if cut else []
     return lines
 
@@ -184,12 +185,14 @@ def _chain(facts: dict[str, Any]) -> list[str]:
     for link in facts["chain"]:
         what = link["role"] if link["role"] == link["kind"] else f"{link['role']} ({link['kind']})"
         where = {None: "not given", "": "elsewhere, checked", ".": "this folder"}.get(link["place"], link["place"])
+        where = f"its manifest alone: {link['place'] or 'elsewhere'}" if link["bare"] else where
         rows.append([cell(what), cell(link["label"] or NOT_RECORDED),
                      cell("the data set itself" if link["kind"] == "data" else str(where)), code(link["digest"]) or NOT_RECORDED])
     lines = table([("What", "l"), ("Label", "l"), ("Where", "l"), ("Digest", "l")], rows, escaped=True)
+    alone = ", of a manifest alone its digest" if any(link["bare"] for link in facts["chain"]) else ""
     lines += ["", "A digest is the SHA-256 of a folder's `manifest.json`, which names the SHA-256 of every file in it and the digests of "
               "what it was made from. All folders that were given were checked to the last byte when this card was "
-              "made; `edgedit show FOLDER` checks one again, `edgedit card --check README.md` all of them and this text."]
+              f"made{alone}; `edgedit show FOLDER` checks one again, `edgedit card --check README.md` all of them and this text."]
     hashes = [f"- {cell(s['path'])}: {code(s['sha256'])}" for s in facts["samples"]]
     return lines + (["", "Pictures (SHA-256):", "", *hashes] if hashes else [])
 

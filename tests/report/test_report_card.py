@@ -246,9 +246,56 @@ def test_a_teacher_trained_on_says_that_its_numbers_are_of_the_last_run(made: Ma
     on = put(made.home / "on", "teacher", {"teacher.safetensors": b"on"}, info=m.info, settings=m.settings,
              parents=[*m.parents, made.teacher.as_parent("init")])
     student = put_student(made.home / "of-it", put_pairs(made.home / "its-pairs", on))
-    row = "egan from the weights of | unet 0.1M/digits, whose own images and time come on top |"
+    row = "egan from the weights of | unet 0.1M/digits; its own images and time come on top |"
     assert f"| B{row}" in section(make_card([on.path], made.home / "README.md").text, "Training")
     assert f"| Its training: b{row}" in section(make_card([student.path, on.path], made.home / "README.md").text, "Teacher")
+    text = make_card([on.path, made.teacher.path], made.home / "README.md").text
+    assert "unet 0.1M/digits; its 768,000 images in 400.0 s come on top |" in section(text, "Training")
+
+
+def bare(a: Artifact, folder: Path) -> Path:
+    """A folder with the manifest of another and none of its files."""
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes((a.path / "manifest.json").read_bytes())
+    return folder
+
+
+def test_a_manifest_alone_will_do_for_what_a_model_was_made_from(made: Made) -> None:
+    m = made.teacher.manifest
+    first = put_teacher(made.home / "first", weights=b"first", complete=False)
+    on = put(made.home / "on", "teacher", {"teacher.safetensors": b"on"}, info=m.info, settings=m.settings,
+             parents=[*m.parents, first.as_parent("init")])
+    pairs = put_pairs(made.home / "its-pairs", on)
+    student = put_student(made.home / "of-it", pairs)
+    kept = [bare(first, made.home.parent / "manifests" / "began"), bare(pairs, made.home.parent / "manifests" / "all-pairs")]
+    for folders in ([student.path, on.path, *kept], [*kept[::-1], on.path, student.path]):
+        text = make_card(folders, made.home / "README.md").text
+        assert "at step 600 of 6,000; its 768,000 images in" in section(text, "Teacher")
+        assert "| Precision, device | bf16, cpu |" in section(text, "Pairs") and "was not given" not in text
+        training = section(text, "Training")
+        lines = [line for line in training.splitlines() if line.startswith("edgedit")]
+        verbs = ["edgedit teacher train", "edgedit teacher train", "edgedit pairs", "edgedit train"]
+        assert [line.split(" --")[0] for line in lines] == verbs
+        assert "--out began" in lines[0] and "--init began" in training and "--pairs all-pairs" in training
+        assert "A run that is not trained to the end is its command" in training
+        assert ("Not beside this card: pairs unet/digits (its manifest is), init unet 0.1M/digits (its manifest is)."
+                in section(text, "Limits"))
+        chain = section(text, "Chain of evidence")
+        assert "| its manifest alone: ../manifests/began |" in chain and "of a manifest alone its digest" in chain
+    assert "manifest alone" not in make_card(made.folders, made.home / "README.md").text
+
+
+def test_a_manifest_alone_is_no_model_and_none_of_a_stranger(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"lacks 'student\.safetensors'"):
+        make_card([bare(made.student, tmp_path / "s")], tmp_path / "README.md")
+    with pytest.raises(ArtifactError, match=r"lacks 'model\.onnx'"):
+        make_card([made.student.path, bare(made.bundles[0], tmp_path / "b")], tmp_path / "README.md")
+    stranger = put_teacher(tmp_path / "t", weights=b"another")
+    with pytest.raises(UsageError, match="does not belong to"):
+        make_card([made.student.path, bare(stranger, tmp_path / "x")], tmp_path / "README.md")
+    (made.teacher.path / "teacher.safetensors").write_bytes(b"cut")
+    with pytest.raises(ArtifactError, match="truncated or altered"):
+        make_card(made.folders, made.home / "README.md")
 
 
 def test_other_pairs_of_the_same_teacher_are_the_teachers_quality(made: Made) -> None:
