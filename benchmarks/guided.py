@@ -1,6 +1,6 @@
 """What setup `guided` buys: its student's one pass against the two passes of its source, on noise that neither saw.
 
-    python benchmarks/guided.py SOURCE STUDENT [--scale 1.5] [--images 1000] [--threads 1]
+    python benchmarks/guided.py SOURCE STUDENT [--scale 1.5] [--images 1000] [--threads 1] [--out FILE]
 
 SOURCE is the folder given to it as setup.student, STUDENT the one it made. Distances are to the source's guided image, all clipped
 to [-1, 1]; times are of whole batches of 128, two passes and one in turn, as the median ratio of 20 rounds and the best of each.
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.5)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     (source, _, _), (student, _, facts) = load_student(a.source), load_student(a.student)
@@ -67,7 +68,7 @@ def main() -> None:
                                 "best_ms_per_image": [1e3 * min(r[k] for r in rounds) / BATCH for k in (0, 1)]},
         "threads": a.threads, "torch": torch.__version__,
     }
-    RESULTS.write_text(json.dumps(body, indent=1) + "\n")
+    a.out.write_text(json.dumps(body, indent=1) + "\n")
     print(json.dumps(body, indent=1))
 
 

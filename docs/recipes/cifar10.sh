@@ -11,7 +11,7 @@ usage: cifar10.sh [options]
   --smoke                  the same path in minutes on a CPU: it shows that everything runs, not pictures
   --out DIR                folder for everything (runs/cifar10)
   --data DIR               cifar-10-batches-py, its archive, or a folder of images by class (cifar10: downloaded once)
-  --stages LIST            of teacher,quality,pairs,students,evaluation,export,parity,profile,report,card (all)
+  --stages LIST            of teacher,quality,pairs,students,onepass,evaluation,export,parity,profile,report,card (all)
   --dry-run                print the commands and run none
 
   --teacher FOLDER         an existing teacher, trained or converted, instead of training one
@@ -24,6 +24,7 @@ usage: cifar10.sh [options]
   --held-out N             teacher pairs to be judged by                     (cpu: 2000; gpu: 10000)
   --students LIST          of 0.42m,2.2m,5m                                  (cpu: 0.42m; gpu: all)
   --minutes-student M      training time of each student                     (cpu: 60; gpu: 3)
+  --minutes-one-pass M     then, guidance 1.5 of each taught in one pass      (cpu: 15; gpu: 1; 0: not done)
   --student-set KEY=VALUE  any setting of `edgedit train`; repeatable
   --batch N                images a step of a student                        (cpu: 32; gpu: 512)
   --loss NAME              l1, l2, lpips, l1+lpips                           (l1+lpips with --lpips-weights, else l1)
@@ -52,11 +53,11 @@ fail() {
 
 # --- options ------------------------------------------------------------------------------------------------------------------
 
-all_stages=teacher,quality,pairs,students,evaluation,export,parity,profile,report,card
+all_stages=teacher,quality,pairs,students,onepass,evaluation,export,parity,profile,report,card
 scale=cpu smoke='' out=runs/cifar10 data=cifar10 stages=$all_stages dry=''
 given_teacher='' guidance='' sampler_steps='' loss='' lpips_net=vgg precision=bf16 compile=''
 extractor='' classifier='' lpips='' metrics='' reference='' real='' profiled=fp32
-preset='' minutes_teacher='' pairs='' held_out='' students='' minutes_student='' batch='' reference_count='' profile_images=''
+preset='' minutes_teacher='' pairs='' held_out='' students='' minutes_student='' minutes_one_pass='' batch='' reference_count='' profile_images=''
 teacher_sets=() student_sets=()
 
 while (($#)); do
@@ -81,6 +82,7 @@ while (($#)); do
         --held-out) held_out=$2 ;;
         --students) students=$2 ;;
         --minutes-student) minutes_student=$2 ;;
+        --minutes-one-pass) minutes_one_pass=$2 ;;
         --student-set) student_sets+=(--set "$2") ;;
         --batch) batch=$2 ;;
         --loss) loss=$2 ;;
@@ -111,7 +113,8 @@ usual compile "$([[ -n $smoke ]] && echo false || echo true)"
 teacher_more=() student_more=() pairs_more=() export_more=()
 if [[ -n $smoke ]]; then
     usual preset unet-tiny
-    usual minutes_teacher 0.1 && usual pairs 48 && usual held_out 40 && usual minutes_student 0.1 && usual batch 16
+    usual minutes_teacher 0.1 && usual pairs 48 && usual held_out 40 && usual minutes_student 0.1 && usual minutes_one_pass 0.1
+    usual batch 16
     usual reference_count 100 && usual profile_images 256
     teacher_more=(--batch 16 --set sample_every=0 --set optimizer.warmup_steps=5)
     student_more=(--set sample_every=0 --set optimizer.warmup_steps=5)
@@ -122,6 +125,7 @@ case $scale in
     cpu)
         usual preset unet-small
         usual minutes_teacher 480 && usual pairs 20000 && usual held_out 2000 && usual students 0.42m && usual minutes_student 60
+        usual minutes_one_pass 15
         usual batch 32 && usual reference_count 5000 && usual guidance "$([[ -n $given_teacher ]] && echo 1 || echo 2)" && usual sampler_steps 10
         [[ -n $smoke ]] || pairs_more=(--set compile="$compile" --set batch=128)
         ;;
@@ -131,6 +135,7 @@ case $scale in
             [[ ${teacher_sets[*]-} == *unet.patch=* ]] || teacher_sets=(--set unet.patch=2 "${teacher_sets[@]}")
         fi
         usual minutes_teacher 12 && usual pairs 200000 && usual held_out 10000 && usual students 0.42m,2.2m,5m && usual minutes_student 3
+        usual minutes_one_pass 1
         usual batch 512 && usual reference_count 50000 && usual guidance 1 && usual sampler_steps 18
         [[ -n $smoke ]] || pairs_more=(--set batch=2048 --set compile="$compile")
         ;;
@@ -238,24 +243,42 @@ stage_pairs() {
     make_pairs "$out/pairs" "$pairs" 0
 }
 
-stage_students() {
-    local loss_sets=() flips=()
-    # A teacher that learned from mirrored images too turns mirrored noise into the mirrored image.
-    [[ -n $given_teacher || ${teacher_sets[*]-} == *flips=false* ]] || flips=(--set flips=true)
+teach() { # SIZE FOLDER MINUTES RATE WARM-UP [options]
+    local loss_sets=()
     if [[ $loss == *lpips* ]]; then
         loss_sets=(--set loss.lpips.net="$lpips_net" --set loss.lpips.resolution=64 "${lpips_file[@]}")
     fi
+    run train --preset "dit-nano-$1" --pairs "$out/pairs" --minutes "$3" --batch "$batch" --loss "$loss" "${loss_sets[@]}" \
+        --set precision="$precision" --set compile="$compile" --set optimizer.name=muon --set optimizer.lr="$4" \
+        --set optimizer.schedule=cosine --set optimizer.warmup_steps="$5" --set ema_decay=0.999 "${@:6}" \
+        "${student_more[@]}" "${student_sets[@]}" --out "$2"
+}
+
+stage_students() {
+    local flips=()
+    # A teacher that learned from mirrored images too turns mirrored noise into the mirrored image.
+    [[ -n $given_teacher || ${teacher_sets[*]-} == *flips=false* ]] || flips=(--set flips=true)
     for size in "${sizes[@]}"; do
-        run train --preset "dit-nano-$size" --pairs "$out/pairs" --minutes "$minutes_student" --batch "$batch" --loss "$loss" \
-            "${loss_sets[@]}" --set precision="$precision" --set compile="$compile" --set optimizer.name=muon \
-            --set optimizer.lr=1e-2 --set optimizer.schedule=cosine --set optimizer.warmup_steps=100 --set ema_decay=0.999 "${flips[@]}" \
-            "${student_more[@]}" "${student_sets[@]}" --out "$out/student-$size"
+        teach "$size" "$out/student-$size" "$minutes_student" 1e-2 100 "${flips[@]}"
     done
+}
+
+stage_onepass() { # what a student gives in two passes, with guidance, taught to it in one
+    [[ $minutes_one_pass != 0 ]] || return 0
+    for size in "${sizes[@]}"; do
+        teach "$size" "$out/one-pass-$size" "$minutes_one_pass" 5e-3 50 --setup guided --set setup.student="$out/student-$size" \
+            --init "$out/student-$size"
+    done
+}
+
+best() { # SIZE: the student that is packed
+    if [[ $minutes_one_pass == 0 ]]; then printf '%s' "$out/student-$1"; else printf '%s' "$out/one-pass-$1"; fi
 }
 
 stage_evaluation() { # on noise and classes that no student has seen; how near it is to the teacher's images of them
     for size in "${sizes[@]}"; do
-        judge "$out/student-$size" "$out/evaluation-$size" "$metrics" --pairs "$out/held-out"
+        judge "$(best "$size")" "$out/evaluation-$size" "$metrics" --pairs "$out/held-out"
+        [[ $minutes_one_pass == 0 ]] || judge "$out/student-$size" "$out/evaluation-student-$size" "$metrics" --pairs "$out/held-out"
         run evaluate "$out/student-$size" --out "$out/distance-$size" --metrics teacher --pairs "$out/held-out" --guidance 1 \
             "${lpips_file[@]}"
     done
@@ -263,7 +286,8 @@ stage_evaluation() { # on noise and classes that no student has seen; how near i
 
 stage_export() {
     for size in "${sizes[@]}"; do
-        local student=$out/student-$size bundle=$out/bundle-$size
+        local student bundle=$out/bundle-$size
+        student=$(best "$size")
         run export "$student" --precision fp32 --attention ort --batch 128 --out "$bundle-fp32"
         run export "$student" --precision fp16 --attention pattern --batch 128 --out "$bundle-fp16"
         run export "$student" --precision int8 --calibrate "$out/pairs" --attention pattern --batch 128 "${lpips_file[@]}" \
@@ -275,7 +299,7 @@ stage_export() {
 stage_parity() {
     for size in "${sizes[@]}"; do
         local bundle=$out/bundle-$size
-        run compare "$out/student-$size" "$bundle-fp32" "$bundle-fp16" "$bundle-int8" \
+        run compare "$(best "$size")" "$bundle-fp32" "$bundle-fp16" "$bundle-int8" \
             --images "$([[ -n $smoke ]] && echo 32 || echo 128)" --out "$out/parity-$size"
     done
 }
@@ -294,7 +318,7 @@ stage_report() {
         for form in "${forms[@]}"; do
             sources+=("$out/record-$size-$form")
         done
-        sources+=("$out/parity-$size" "$out/student-$size")
+        sources+=("$out/parity-$size" "$(best "$size")")
     done
     run report "${sources[@]}" --title "DiT-Nano on CIFAR-10" --out "$out/report.html"
 }
@@ -302,6 +326,7 @@ stage_report() {
 stage_card() { # of each student, with all that was measured of it
     for size in "${sizes[@]}"; do
         local sources=("$out/student-$size" "$out/bundle-$size"-{fp32,fp16,int8} "$out/parity-$size" "$out/evaluation-$size" "$out/distance-$size")
+        [[ $minutes_one_pass == 0 ]] || sources+=("$out/one-pass-$size" "$out/evaluation-student-$size")
         for form in "${forms[@]}"; do
             sources+=("$out/record-$size-$form")
         done

@@ -81,6 +81,8 @@ def _what(facts: dict[str, Any]) -> list[str]:
         rows += [("Parameters, deployed (conditioning folded into a table)", millions(m["deployed_parameters"])
                   if m["deployed_parameters"] else None),
                  ("Work for one image", f"{flops(m['flops'])} a pass; guidance other than 1 takes two" if m["flops"] else None)]
+        inside = ((facts["training"] or {}).get("loss") or {}).get("distilled_guidance")
+        rows += [("Guidance", f"{number(inside, 2)} is in the weights: one pass gives it, asked for with guidance 1")] if inside else []
     rows += [("Images", f"{side}×{side}, {count(channels, 'channel' if channels == 1 else 'channels')}" if side else None),
              ("Classes", f"{m['classes']}: {names}" if names else str(m["classes"] or "") or None),
              ("Licence", facts["licence"] or "not given"), ("Manifest written", m["made"])]

@@ -24,7 +24,7 @@ from edgedit.core.artifact import open_artifact
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "recipes" / "cifar10.sh"
 PAGE = SCRIPT.with_suffix(".md")
-STAGES = ["teacher", "quality", "pairs", "students", "evaluation", "export", "parity", "profile", "report", "card"]
+STAGES = ["teacher", "quality", "pairs", "students", "onepass", "evaluation", "export", "parity", "profile", "report", "card"]
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
 pytestmark = needs_bash
 
@@ -123,6 +123,11 @@ def test_budgets_follow_the_scale_and_what_is_given_wins() -> None:
     given = commands("--scale", "gpu", "--minutes-teacher", 3, "--pairs", 50, "--teacher-set", "unet.patch=1", "--batch", 7)
     assert option(given["teacher"][0], "--minutes") == "3" and "unet.patch=1" in given["teacher"][0]
     assert "unet.patch=2" not in given["teacher"][0] and option(given["students"][0], "--batch") == "7"
+    one = cpu["onepass"][0]
+    assert option(one, "--init") == option(cpu["students"][0], "--out") and "setup.student=" + option(one, "--init") in one
+    assert {w[1] for w in cpu["export"] if w[0] == "export"} == {option(one, "--out")} and len(gpu["onepass"]) == 3
+    without = commands("--minutes-one-pass", 0)
+    assert without["onepass"] == [] and {w[1] for w in without["export"] if w[0] == "export"} == {option(cpu["students"][0], "--out")}
     theirs = commands("--teacher", "teachers/edm")
     assert theirs["teacher"] == [] and option(theirs["pairs"][0], "--teacher") == "teachers/edm"
     assert option(commands("--lpips-weights", "w")["students"][0], "--loss") == "l1+lpips"
@@ -218,8 +223,9 @@ def test_the_whole_recipe_on_a_tiny_data_set(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "o"
     assert [n["stage"] for n in lines(out)] == STAGES
-    for name, kind in (("teacher", "teacher"), ("pairs", "pairs"), ("student-0.42m", "student"), ("bundle-0.42m-int8", "bundle"),
-                       ("evaluation-0.42m", "evaluation"), ("distance-0.42m", "evaluation"), ("record-0.42m-fp32", "record")):
+    for name, kind in (("teacher", "teacher"), ("pairs", "pairs"), ("student-0.42m", "student"), ("one-pass-0.42m", "student"),
+                       ("bundle-0.42m-int8", "bundle"), ("evaluation-0.42m", "evaluation"), ("distance-0.42m", "evaluation"),
+                       ("record-0.42m-fp32", "record")):
         assert open_artifact(out / name).manifest.kind == kind
     assert open_artifact(out / "teacher").manifest.info["ended_by"] == "minutes"
     assert (out / "report.html").stat().st_size > 10_000 and (out / "samples-0.42m.png").is_file() and (out / "teacher.png").is_file()

@@ -233,6 +233,14 @@ def test_a_run_that_its_minutes_ended_is_finished(made: Made) -> None:
     assert "| Steps | 123, ended by its 2.50 minutes |" in text and "not trained to the end" not in text and "--minutes 2.5" in text
 
 
+def test_guidance_that_is_in_the_weights_is_said(made: Made) -> None:
+    m = made.student.manifest
+    run = put(made.home / "one", "student", {"student.safetensors": b"w"}, parents=[made.pairs.as_parent("pairs")], spec=True,
+              info={**m.info, "loss": {**m.info["loss"], "distilled_guidance": 1.5}}, settings={**m.settings, "setup": {"name": "guided"}})
+    assert "| Guidance | 1.5 is in the weights: one pass gives it" in make_card([run.path], made.home / "README.md").text
+    assert "in the weights" not in make_card([made.student.path], made.home / "README.md").text
+
+
 def test_a_teacher_card(made: Made) -> None:
     other = put_pairs(made.home / "held-out", made.teacher, seed=9)
     judged = put_evaluation(made.home / "q", of(other), [other.as_parent("pairs")], 0.7)
