@@ -68,7 +68,7 @@ def commands(out: Path, data: str, steps: int | None, shipped: Path | None = Non
     size = DIGITS if data == "digits" else CIFAR
     student, fp32, fp16, parity, record = (str(out / name) for name in ("student", "bundle-fp32", "bundle-fp16", "parity", "record"))
     length = ["--steps", str(steps)] if steps else []
-    guided = ["--batch", "128", "--guidance", "1.5"]  # as the shipped bundles have it: their records can be compared
+    guided = ["--batch", "128", "--guidance", _guidance(shipped)]
     grid = ["--count", "100", "--all-classes", "--out"]
     pairs, recipe, records = str(out / "pairs"), _recipe(out / "student", size, shipped), [record]
     before: list[tuple[str, list[str]]] = []
@@ -90,6 +90,11 @@ def commands(out: Path, data: str, steps: int | None, shipped: Path | None = Non
         ("profile", ["profile", fp32, *size["profile"], "--out", record, "--replace"]),
         ("report", ["report", *records, parity, student, "--out", str(out / "report.html")]),
     ]
+
+
+def _guidance(shipped: Path | None) -> str:
+    """The shipped bundle's, so that both records can be compared; without one, the paper's."""
+    return "1.5" if shipped is None else str(read_manifest(shipped / "bundle-fp32").settings["guidance_scale"])
 
 
 def _recipe(student: Path, size: dict[str, list[str]], shipped: Path | None) -> list[str]:

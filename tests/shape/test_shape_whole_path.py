@@ -14,6 +14,7 @@ from PIL import Image
 
 from edgedit.cli import main, quickstart
 from edgedit.cli.quickstart import commands, usual_data
+from edgedit.core.artifact import create
 
 SMALL = ["--set", "model.depth=1", "--set", "model.width=16", "--set", "model.heads=2", "--set", "model.patch=4", "--set", "threads=1"]
 
@@ -119,14 +120,19 @@ def test_quickstart_stays_with_what_it_was_about(tmp_path: Path, monkeypatch: py
 
 
 def test_the_quickstart_is_made_of_these_verbs(tmp_path: Path) -> None:
-    (tmp_path / "pairs").mkdir()
-    (tmp_path / "pairs" / "manifest.json").touch()
+    for folder in ("alone", "with-pairs"):
+        with create(tmp_path / folder / "bundle-fp32", "bundle") as draft:
+            draft.settings = {"guidance_scale": 1.0}
+    (tmp_path / "with-pairs" / "pairs").mkdir()
+    (tmp_path / "with-pairs" / "pairs" / "manifest.json").touch()
     for data in ("digits", "cifar10"):
         names = [arguments[0] for _, arguments in commands(Path("x"), data, None)]
         assert names == ["pairs", "train", "export", "export", "compare", "generate", "profile", "report"]
-        given = commands(Path("x"), data, None, Path("engines/model"))
+        assert commands(Path("x"), data, None)[2][1][-2:] == ["--guidance", "1.5"]
+        given = commands(Path("x"), data, None, tmp_path / "alone")
+        assert given[4][1][-2:] == ["--guidance", "1.0"]  # as the model that comes with the checkout
         assert [arguments[0] for _, arguments in given] == ["generate", "profile", *names]
         assert given[3][1][:3] == ["train", "--pairs", "x/pairs"] and "x/record-shipped" in given[-1][1]
-        given = commands(Path("x"), data, None, tmp_path)
+        given = commands(Path("x"), data, None, tmp_path / "with-pairs")
         assert [arguments[0] for _, arguments in given] == ["generate", "profile", *names[1:]]
-        assert given[2][1][:3] == ["train", "--pairs", str(tmp_path / "pairs")]
+        assert given[2][1][:3] == ["train", "--pairs", str(tmp_path / "with-pairs" / "pairs")]
