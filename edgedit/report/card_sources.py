@@ -54,8 +54,8 @@ def read_chain(paths: Sequence[Path]) -> Chain:
             raise ArtifactError(f"{artifact.path} is of kind '{artifact.manifest.kind}'; a card takes {', '.join(KINDS)}", fix=FIX)
         found[artifact.manifest.kind].append(artifact)
     chain = _model(found)
-    if chain.subject is not None:
-        open_artifact(chain.subject.path, fix=FIX)
+    if chain.subject is not None and chain.subject.manifest.digest in chain.bare:
+        open_artifact(chain.subject.path, fix=FIX)  # says which file is missing
     chain.pairs.extend(_hang(chain, a, _pairs_fit(chain, a)) for a in sorted(found["pairs"], key=lambda a: len(lineage(a))))
     chain.teachers.extend(_hang(chain, a, _teacher_fits(chain, a)) for a in found["teacher"] if a is not chain.subject)
     chain.teachers.sort(key=lambda a: (_taught(chain, a), len(lineage(a))))
